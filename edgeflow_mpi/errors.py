@@ -1,0 +1,43 @@
+"""Every failure a user can cause or meet, as one clear sentence.
+
+The text of an :class:`EdgeflowError` is printed as it is, without a traceback, so it
+must say what was wrong, where, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class EdgeflowError(Exception):
+    """A failure that is explained to the user in one sentence."""
+
+
+class ModelError(EdgeflowError):
+    """The model or its weights cannot be loaded, exported or understood."""
+
+
+class InputError(EdgeflowError):
+    """An input file or a command-line value cannot be used."""
+
+
+class ProfileError(EdgeflowError):
+    """A profile is malformed or was measured for something else."""
+
+
+class PlanError(EdgeflowError):
+    """A plan is malformed, infeasible, or made for something else."""
+
+
+class TableError(EdgeflowError):
+    """Unit tables are inconsistent with each other or with the graph."""
+
+
+class HostfileError(EdgeflowError):
+    """A hostfile cannot be read or would start the wrong ranks."""
+
+
+class ClusterError(EdgeflowError):
+    """The ranks of a job cannot work together."""
+
+
+class RuntimeFailure(EdgeflowError):
+    """A rank failed, or stopped making progress, while a request was under way."""

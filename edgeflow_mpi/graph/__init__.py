@@ -1,0 +1,1 @@
+"""The layer DAG of a model: captured, fused, with the exact rows every operator needs."""

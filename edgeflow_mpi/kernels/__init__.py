@@ -1,0 +1,1 @@
+"""Callables that compute just a span of a layer's rows."""

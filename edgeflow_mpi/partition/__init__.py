@@ -1,0 +1,1 @@
+"""Plans: which rank owns and computes which rows of every layer."""

@@ -1,0 +1,1 @@
+"""Ranks that run their units as inputs arrive."""

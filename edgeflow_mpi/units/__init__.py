@@ -1,0 +1,1 @@
+"""Execution-unit tables: compiled from a plan, verified, readable as text."""

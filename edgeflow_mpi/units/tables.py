@@ -1,0 +1,79 @@
+"""Execution units: what each rank needs, computes and forwards.
+
+A unit waits for its *requirements*, applies its layer's operator to its rows, and sends
+what its *forwarding table* says. The same :class:`Transfer` object stands in the sender's
+forwarding table and in the receiver's requirements.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgeflow_mpi.spans import Span
+
+
+@dataclass(frozen=True, order=True)
+class Transfer:
+    """Rows of one DAG edge that go from one rank to another, once per request.
+
+    ``rows`` are rows of the producing layer, or, where that layer makes summands, the rows
+    whose summand travels. Identity is everything but the tag; ``tag`` is counted out last.
+    Rows that several consumers on a rank need travel once, on the edge of the first of
+    them; the others' requirements name that same transfer.
+    """
+
+    producer: str
+    consumer: str
+    source: int
+    dest: int
+    rows: Span
+    piece: int = 0
+    slot: int = 0
+    tag: int = -1
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """Rows of ``producer`` that a unit reads: those computed here, and those that arrive.
+
+    ``rows`` must lie inside the union of this rank's computed rows and the transfers'.
+    """
+
+    producer: str
+    rows: Span
+    transfers: tuple[Transfer, ...]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Rows of one layer on one rank. ``owned`` rows are part of ``rows``.
+
+    Every forwarded transfer's rows must be among ``owned``.
+    """
+
+    index: int
+    layer: str
+    rank: int
+    rows: Span
+    owned: Span
+    requirements: tuple[Requirement, ...]
+    forwards: tuple[Transfer, ...]
+
+    @property
+    def label(self) -> str:
+        return f"{self.layer}[{self.rows}]@{self.rank}"
+
+
+@dataclass(frozen=True)
+class UnitTables:
+    """The units of every rank, in the order of their priority, and what they are for."""
+
+    model: str
+    fingerprint: str
+    partitioner: str
+    predicted_s: float | None
+    ranks: tuple[tuple[Unit, ...], ...]
+
+    @property
+    def size(self) -> int:
+        return len(self.ranks)
