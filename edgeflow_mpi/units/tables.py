@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from edgeflow_mpi.spans import Span
 
+MPI_TAG_LIMIT = 32767
+"""The largest tag that every MPI allows."""
+
 
 @dataclass(frozen=True, order=True)
 class Transfer:
@@ -36,7 +39,9 @@ class Transfer:
 class Requirement:
     """Rows of ``producer`` that a unit reads: those computed here, and those that arrive.
 
-    ``rows`` must lie inside the union of this rank's computed rows and the transfers'.
+    ``rows`` must lie inside the union of this rank's computed rows and the transfers', and
+    every transfer must bring some of them. Where the producer makes summands, ``rows`` are
+    all of its rows and the transfers bring the summand of every other owner.
     """
 
     producer: str
@@ -46,9 +51,12 @@ class Requirement:
 
 @dataclass(frozen=True)
 class Unit:
-    """Rows of one layer on one rank. ``owned`` rows are part of ``rows``.
+    """Rows of one layer on one rank, never none. ``owned`` rows are part of ``rows``.
 
-    Every forwarded transfer's rows must be among ``owned``.
+    ``index`` counts the units of a rank from 0 in the order of their priority: an input
+    computed on the same rank must have a smaller one. There is one requirement for each of
+    the layer's inputs, in their order. Every forwarded transfer's rows must be among
+    ``owned``.
     """
 
     index: int
