@@ -12,11 +12,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Device:
-    """One rank's device. ``memory_bytes`` is what a plan may use of it."""
+    """One rank's device. ``memory_bytes`` is what a plan may use of it.
+
+    ``name`` must be unique in a profile: the host's, with ``/k`` for the k-th of several
+    ranks on one host. ``cpu`` is what the processor calls itself.
+    """
 
     name: str
     threads: int
     memory_bytes: int
+    host: str = ""
+    cpu: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Link:
-    """One direction of a link: a message of b bytes takes latency_s + b / bandwidth_Bps."""
+    """One direction of a link: a message of b bytes takes latency_s + b / bandwidth."""
 
     latency_s: float
     bandwidth_bytes_s: float
@@ -50,8 +56,10 @@ class Link:
 class Profile:
     """Costs of one model's layers on a set of devices, and the links between them.
 
-    ``costs[i]`` maps a layer signature (:attr:`Graph.signatures`) to its cost on device i;
-    ``links[(i, j)]`` is the direction i -> j, present for every i != j.
+    ``costs[i]`` maps a layer signature (:attr:`Graph.signatures`) to its cost on device i,
+    one for every layer of kind ``compute``; ``links[(i, j)]`` is the direction i -> j,
+    present for every i != j. ``created`` (ISO 8601, UTC) and ``versions`` (package ->
+    version) say when and with what it was measured.
     """
 
     model: str
@@ -59,3 +67,5 @@ class Profile:
     devices: tuple[Device, ...]
     costs: tuple[Mapping[str, LayerCost], ...]
     links: Mapping[tuple[int, int], Link]
+    created: str = ""
+    versions: tuple[tuple[str, str], ...] = ()
