@@ -29,6 +29,13 @@ class Communicator(Protocol):
     def bcast(self, obj: Any, /, root: int = 0) -> Any: ...
 
 
+class PointToPoint(Communicator, Protocol):
+    """A communicator that also carries messages from and into buffers."""
+
+    def Isend(self, buf: Any, dest: int, tag: int = 0) -> Request: ...
+    def Irecv(self, buf: Any, source: int, tag: int) -> Request: ...
+
+
 def sleep_until(done: Callable[[], bool], *, timeout_s: float | None, failure: str) -> None:
     """Poll ``done`` with growing sleeps until it is true.
 
