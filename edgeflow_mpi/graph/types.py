@@ -85,7 +85,7 @@ class Symbol:
 
 Ref: TypeAlias = In | Var
 Arg: TypeAlias = (
-    In | Var | Weight | Symbol | None | bool | int | float | complex | str | tuple["Arg", ...]
+    In | Var | Weight | Symbol | bool | int | float | complex | str | tuple["Arg", ...] | None
 )
 
 

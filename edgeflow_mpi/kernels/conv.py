@@ -1,0 +1,168 @@
+"""Convolution with bias, activation and residual sum as one oneDNN call, where torch has it.
+
+torch keeps these operators for its own compiler: weights are packed once, and the
+activation costs no pass over memory. Where they are missing (another build or processor)
+the caller falls back to plain ATen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+
+from edgeflow_mpi.graph.rules import Call, rule_for
+from edgeflow_mpi.graph.rules.window import Convolution
+from edgeflow_mpi.graph.types import Arg, Ref, Step, Var, Weight
+from edgeflow_mpi.spans import Span
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Several steps as one computation: it makes step ``last`` from ``refs``."""
+
+    compute: Callable[..., Tensor]
+    refs: tuple[Ref, ...]
+    last: int
+
+
+@cache
+def available() -> bool:
+    """Whether this torch has fused oneDNN convolutions that work on this processor."""
+    if not torch._C._has_mkldnn:
+        return False
+    try:
+        pack = torch.ops.mkldnn._reorder_convolution_weight
+        kernel = pack(torch.ones(8, 8, 1, 1), [0, 0], [1, 1], [1, 1], 1, [1, 8, 4, 4])
+        image = torch.ones(1, 8, 4, 4).to(memory_format=torch.channels_last)
+        made = torch.ops.mkldnn._convolution_pointwise.default(
+            image, kernel, None, [0, 0], [1, 1], [1, 1], 1, "relu", [], None
+        )
+        return bool((made == 8).all())
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+
+
+def _activation(args: Mapping[str, Arg], target: str) -> tuple[str, list[object], object] | None:
+    """oneDNN's name, scalars and algorithm for a pointwise operator."""
+    match target:
+        case "aten.relu.default":
+            return "relu", [], None
+        case "aten.silu.default":
+            return "swish", [], None
+        case "aten.hardswish.default":
+            return "hardswish", [], None
+        case "aten.sigmoid.default":
+            return "sigmoid", [], None
+        case "aten.tanh.default":
+            return "tanh", [], None
+        case "aten.hardtanh.default":
+            return "hardtanh", [args["min_val"], args["max_val"]], None
+        case "aten.leaky_relu.default":
+            return "leaky_relu", [args["negative_slope"]], None
+        case "aten.gelu.default":
+            return "gelu", [], args["approximate"]
+        case _:
+            return None
+
+
+def fused_convolution(
+    steps: Sequence[Step],
+    calls: Sequence[Call],
+    j: int,
+    rows: Span,
+    weights: Mapping[str, Tensor],
+) -> Fused | None:
+    """Step ``j`` and what follows it as one call, if ``j`` is a two-dimensional convolution.
+
+    ``rows`` are the rows that step ``j`` makes. Followers are fused while each is the only
+    reader of the one before: first a residual sum, then an activation.
+    """
+    call = calls[j]
+    rule = rule_for(call.step.target)
+    if not isinstance(rule, Convolution) or rule.ndim != 2 or not available():
+        return None
+    if call.out.axis != 2 or call.out.dtype != "float32":
+        return None
+    geometry = rule.geometry(call, rows)
+
+    def follower(index: int) -> Step | None:
+        after = index + 1
+        readers = sum(step.refs.count(Var(index)) for step in steps)
+        if after < len(steps) and readers == 1 and Var(index) in steps[after].refs:
+            return steps[after]
+        return None
+
+    last, refs = j, call.step.refs
+    other: Ref | None = None
+    sum_step = follower(j)
+    if sum_step is not None and sum_step.target == "aten.add.Tensor":
+        operands = [ref for ref in sum_step.refs if ref != Var(j)]
+        same = [spec for spec in calls[j + 1].operands if spec.shape == call.out.shape]
+        if len(operands) == 1 and len(same) == 2 and dict(sum_step.args).get("alpha", 1) == 1:
+            other, last = operands[0], j + 1
+            refs = (*refs, other)
+    name, algorithm = "none", None  # type: str, object
+    scalars: list[object] = []
+    next_step = follower(last)
+    if next_step is not None and len(next_step.refs) == 1:
+        known = _activation(dict(next_step.args), next_step.target)
+        # oneDNN's binary form takes a ReLU only.
+        if known is not None and (other is None or known[0] == "relu"):
+            name, scalars, algorithm = known
+            last += 1
+    compute = _packed(call, geometry, weights, name, scalars, algorithm, other is not None)
+    return Fused(compute, refs, last)
+
+
+def _packed(
+    call: Call,
+    geometry: tuple[list[int], list[int]],
+    weights: Mapping[str, Tensor],
+    name: str,
+    scalars: list[object],
+    algorithm: object,
+    binary: bool,
+) -> Callable[..., Tensor]:
+    padding, outer = geometry
+    weight_arg, bias_arg = call.args["weight"], call.args["bias"]
+    assert isinstance(weight_arg, Weight)
+    weight = weights[weight_arg.name]
+    bias = weights[bias_arg.name] if isinstance(bias_arg, Weight) else None
+    stride, dilation = list(call.ints("stride", 2)), list(call.ints("dilation", 2))
+    groups = call.integer("groups")
+    size = list(call.operands[0].shape)
+    packed = torch.ops.mkldnn._reorder_convolution_weight(
+        weight, padding, stride, dilation, groups, size
+    )
+    operator: Any
+    if binary:
+        operator = torch.ops.mkldnn._convolution_pointwise.binary
+        unary = "relu" if name == "relu" else None
+
+        def joined(tensor: Tensor, other: Tensor) -> Tensor:
+            if any(outer):
+                tensor = torch.constant_pad_nd(tensor, outer, 0.0)
+            result: Tensor = operator(
+                tensor, other, packed, bias, padding, stride, dilation, groups,
+                "add", 1.0, unary, [], None,
+            )  # fmt: skip
+            return result
+
+        return joined
+    operator = torch.ops.mkldnn._convolution_pointwise.default
+
+    def alone(tensor: Tensor) -> Tensor:
+        if any(outer):
+            tensor = torch.constant_pad_nd(tensor, outer, 0.0)
+        result: Tensor = operator(
+            tensor, packed, bias, padding, stride, dilation, groups, name, scalars, algorithm
+        )
+        return result
+
+    return alone
