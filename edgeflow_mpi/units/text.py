@@ -133,7 +133,7 @@ def tables_to_text(tables: UnitTables) -> str:
     TableError
         Where a layer's name or the predicted time cannot be written.
     """
-    if tables.predicted_s is not None and not math.isfinite(tables.predicted_s):
+    if tables.predicted_s is not None and not 0 <= tables.predicted_s < math.inf:
         raise TableError(f"a predicted time of {tables.predicted_s} s cannot be written")
     for units in tables.ranks:
         for unit in units:
@@ -362,7 +362,7 @@ def _header_text(value: str) -> str:
 
 def _ms_text(seconds: float | None) -> str:
     """Milliseconds in plain digits that read back to exactly the same seconds."""
-    return "none" if seconds is None else f"{Decimal(repr(float(seconds))).scaleb(3):f}"
+    return "none" if seconds is None else f"{Decimal(repr(abs(float(seconds)))).scaleb(3):f}"
 
 
 def _counted_ranks(count: int) -> str:

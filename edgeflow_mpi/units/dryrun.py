@@ -1,0 +1,124 @@
+"""All ranks run dry in one process, so that a deadlock is an exception and not a hung job.
+
+The rule is the executor's: all receives are posted at the start; a rank runs its first
+ready unit in the order of priority; a unit is ready when what it requires has been computed
+on its rank or has arrived; a unit's transfers leave when it has run. A transfer arrives only
+at a receive that names the very same transfer: nothing is buffered on the way.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from edgeflow_mpi.units.faults import DeadlockError, Place, fault_at
+from edgeflow_mpi.units.tables import Requirement, Transfer, Unit, UnitTables
+from edgeflow_mpi.units.text import transfer_text
+
+
+@dataclass(frozen=True)
+class _Computed:
+    """The event that a rank has run its unit of a layer."""
+
+    layer: str
+    rank: int
+
+    def __str__(self) -> str:
+        return f"{self.layer} of its own rank"
+
+
+_Event: TypeAlias = _Computed | Transfer
+_UnitKey: TypeAlias = tuple[int, int]  # rank, position in its table
+
+
+def dry_run(tables: UnitTables) -> tuple[tuple[Unit, ...], ...]:
+    """Units of every rank in the order in which they ran, one unit a rank and step.
+
+    The tables need not have been verified: what has no sender leaves its readers waiting.
+
+    Raises
+    ------
+    DeadlockError
+        Where units are left that nothing will ever make ready. It names one, nearest to the
+        root of the matter, what it had got and what it waits for.
+    """
+    run = _Run(tables)
+    while run.step():
+        pass
+    run.check_finished()
+    return tuple(tuple(units) for units in run.done)
+
+
+class _Run:
+    """What every unit still misses, and the units of every rank that miss nothing."""
+
+    def __init__(self, tables: UnitTables) -> None:
+        self._tables = tables
+        self._own = [{unit.layer: unit for unit in units} for units in tables.ranks]
+        self._missing: dict[_UnitKey, set[_Event]] = {}
+        self._waiting: dict[_Event, list[_UnitKey]] = {}
+        self._ready: list[list[int]] = [[] for _ in tables.ranks]
+        self.done: list[list[Unit]] = [[] for _ in tables.ranks]
+        for rank, units in enumerate(tables.ranks):
+            for position, unit in enumerate(units):
+                self._missing[rank, position] = set(self._events(unit, rank))
+                for event in self._missing[rank, position]:
+                    self._waiting.setdefault(event, []).append((rank, position))
+                if not self._missing[rank, position]:
+                    self._ready[rank].append(position)
+
+    def step(self) -> bool:
+        """Run one unit on every rank that has a ready one; False where none has."""
+        started = [(rank, heapq.heappop(ready)) for rank, ready in enumerate(self._ready) if ready]
+        for rank, position in started:
+            unit = self._tables.ranks[rank][position]
+            self.done[rank].append(unit)
+            self._happened(_Computed(unit.layer, rank))
+            for transfer in unit.forwards:
+                self._happened(transfer)
+        return bool(started)
+
+    def check_finished(self) -> None:
+        stuck = [place for place, missing in self._missing.items() if missing]
+        if not stuck:
+            return
+        coming: set[_Event] = set()
+        for rank, position in stuck:
+            unit = self._tables.ranks[rank][position]
+            coming |= {_Computed(unit.layer, rank), *unit.forwards}
+        # One that misses what no stuck unit will bring is a cause; the others may be victims.
+        rank, position = min(stuck, key=lambda place: (self._missing[place] <= coming, *place))
+        missing = self._missing[rank, position]
+        events = dict.fromkeys(self._events(self._tables.ranks[rank][position], rank))
+        arrived = [event for event in events if event not in missing]
+        awaited = [event for event in events if event in missing]
+        raise fault_at(
+            DeadlockError,
+            self._tables,
+            Place(rank, position),
+            f"never becomes ready in the dry run: it had got {_listed(arrived)}, "
+            f"but not {_listed(awaited)}; {len(stuck)} of {len(self._missing)} units never run",
+        )
+
+    def _happened(self, event: _Event) -> None:
+        for rank, position in self._waiting.pop(event, ()):
+            self._missing[rank, position].discard(event)
+            if not self._missing[rank, position]:
+                heapq.heappush(self._ready[rank], position)
+
+    def _events(self, unit: Unit, rank: int) -> Iterable[_Event]:
+        for requirement in unit.requirements:
+            if self._reads_own(requirement, rank):
+                yield _Computed(requirement.producer, rank)
+            yield from requirement.transfers
+
+    def _reads_own(self, requirement: Requirement, rank: int) -> bool:
+        own = self._own[rank].get(requirement.producer)
+        return own is not None and bool(own.rows & requirement.rows)
+
+
+def _listed(events: Sequence[_Event]) -> str:
+    words = [transfer_text(e) if isinstance(e, Transfer) else str(e) for e in events]
+    return ", ".join(words) or "nothing"
