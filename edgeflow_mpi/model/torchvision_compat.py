@@ -53,9 +53,9 @@ def import_torchvision() -> ModuleType:
         first = error
     if not _libraries:
         try:
-            library = torch.library.Library("torchvision", "FRAGMENT")
+            library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
             for name in _MISSING_OPERATORS:
-                library.define(name + _SCHEMA)
+                library.define(name + _SCHEMA)  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             # The operators are there, so the import failed for a reason of its own.
             raise _broken(first) from error
