@@ -114,11 +114,11 @@ def check_owners(graph: Graph, tables: UnitTables) -> None:
             if unit.owned:
                 owners[unit.layer].append(unit)
     for layer in graph.layers:
-        units = sorted(owners[layer.name], key=lambda unit: unit.owned)
-        if not units:
+        owning = sorted(owners[layer.name], key=lambda unit: unit.owned)
+        if not owning:
             raise OwnershipError(f"rows {Span(0, layer.rows)} of {layer.name} have no owner")
         covered = 0
-        for unit in units:
+        for unit in owning:
             place = Place(unit.rank, unit.index)
             if unit.owned.start > covered:
                 problem = f"owns rows {unit.owned}, but row {covered} before them has no owner"
@@ -128,6 +128,6 @@ def check_owners(graph: Graph, tables: UnitTables) -> None:
                 raise fault_at(OwnershipError, tables, place, problem)
             covered = unit.owned.stop
         if covered < layer.rows:
-            place = Place(units[-1].rank, units[-1].index)
-            problem = f"owns rows {units[-1].owned}, but row {covered} behind them has no owner"
+            place = Place(owning[-1].rank, owning[-1].index)
+            problem = f"owns rows {owning[-1].owned}, but row {covered} behind them has no owner"
             raise fault_at(OwnershipError, tables, place, problem)
