@@ -34,7 +34,9 @@ class LayerPlan:
         return LayerPlan(spans, spans)
 
     @staticmethod
-    def whole(rows: int, ranks: int, owner: int, replicas: frozenset[int] = frozenset()) -> LayerPlan:
+    def whole(
+        rows: int, ranks: int, owner: int, replicas: frozenset[int] = frozenset()
+    ) -> LayerPlan:
         """All rows on ``owner``, computed on ``replicas`` as well."""
         everything = Span(0, rows)
         return LayerPlan(

@@ -1,0 +1,254 @@
+r"""EdgeFlow's progressive linear program, as we read it.
+
+**The problem.** Layers are planned in topological order. For layer l the breakpoints
+``0 = x_0 <= x_1 <= ... <= x_k = H`` are sought that minimise the latest finish time over
+devices, with all predecessors fixed (the seed's formula, and what it leaves out, stand in
+:mod:`edgeflow_mpi.partition.timeline`):
+
+    min_x max_i T_i(x_{i-1}, x_i)
+    T_i(a, b) = max(ready_i, max over messages s with p_s > 0 of base_s + rate_s * p_s)
+                + c_i + w_i * (b - a)
+    p_s(a, b) = min(high_s(b), stop_s) - max(low_s(a), start_s)
+
+Message s brings rows of one producer from one sender, who can give ``[start_s, stop_s)``;
+``[low_s(a), high_s(b))`` are the rows that ``[a, b)`` needs. This is an integer program, and
+it is neither linear nor convex: p_s is concave in x, and a message costs ``base_s`` as soon
+as one row is needed.
+
+**The linear programs.** ``low`` and ``high`` are replaced by their tangents. Then p_s is the
+least of four linear functions,
+
+    full   stop_s - start_s       the rank needs all that the sender has
+    left   stop_s - low_s(a)      its need begins inside
+    right  high_s(b) - start_s    its need ends inside
+    inner  high_s(b) - low_s(a)   its need lies inside
+
+and any one of them bounds p_s from above. At the current point we take for every message
+with p_s > 0 the piece that is least there, leave the others out, and solve
+
+    min_{x, t, tau}  t + eps * mean(tau)
+    s.t.  tau_i <= t                                       for every i with rows
+          tau_i >= ready_i + c_i + w_i (x_i - x_{i-1})
+          tau_i >= base_s + rate_s * piece_s + c_i + w_i (x_i - x_{i-1})
+          x_{i-1} <= x_i,   |x_i - current x_i| <= radius
+
+by HiGHS. A step is kept only if the *true* objective is better there. Otherwise the same is
+solved with the senders that were left out kept out (linear constraints ``high <= start`` or
+``low >= stop``), and if that fails too, with a smaller radius. The optimum of the relaxed
+problem is rounded to integers by every threshold (a breakpoint goes up where its fraction
+exceeds it), the roundings are improved by moving one breakpoint, or a run of them, by a row,
+or by giving a device's rows to its neighbours, and the best integer point under the true
+objective wins. Ties in the largest finish time go to the smaller sum over the devices.
+
+The search starts from shares proportional to speed, from the rows that would balance finish
+times without communication, from the breakpoints of each producer scaled to this layer, and
+from each device alone; the linear programs run from the best two.
+
+**What is guaranteed.** The result is never worse, in the true objective of its layer, than
+any of the starts. With linear needs, while no message leaves or joins, every linear program
+restricts the true problem (all pieces bound p_s from above), so its optimum is feasible for
+it and no step goes uphill: the sequence is the convex-concave procedure and stops at a
+stationary point, not always at the best one. Nothing is guaranteed across layers: the next
+layer takes what this one left, and an optimum for one may be a poor start for the other.
+
+References
+----------
+.. [1] C. Hu and B. Li, "Distributed Inference with Deep Learning Models across Heterogeneous
+   Edge Devices", IEEE INFOCOM 2022: the layer problem, and that it is approximated by a
+   linear program. How, is our own.
+.. [2] A. L. Yuille and A. Rangarajan, "The concave-convex procedure", Neural Computation
+   15(4), 2003.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from edgeflow_mpi.cluster.profile import Profile
+from edgeflow_mpi.graph.needs import Needs
+from edgeflow_mpi.graph.types import Graph, Layer
+from edgeflow_mpi.partition.baselines import speed_shares
+from edgeflow_mpi.partition.linear_program import linear_step
+from edgeflow_mpi.partition.plan import Plan
+from edgeflow_mpi.partition.progressive import plan_progressively
+from edgeflow_mpi.partition.timeline import Floats, Ints, LayerProblem, Timeline
+
+STARTS = 2
+"""From how many starts the linear programs run."""
+STEPS = 6
+"""Steps taken from one start at most."""
+GAIN = 1e-3
+"""Steps that gain less than this share end the search from a start."""
+
+
+def lp(graph: Graph, needs: Needs, profile: Profile, ranks: Sequence[int]) -> Plan:
+    """Progressive sequential linear programming; see the module for what that means."""
+    return plan_progressively("lp", _policy, graph, needs, profile, ranks)
+
+
+def _policy(timeline: Timeline, layer: Layer, ranks: Sequence[int]) -> tuple[int, ...]:
+    problem = timeline.problem(layer, ranks)
+    starts = [speed_shares(timeline, layer, ranks), *_scaled(timeline, layer, ranks)]
+    best = solve_layer(problem, starts)
+    return tuple(int(x) for x in best)
+
+
+def solve_layer(problem: LayerProblem, starts: Iterable[Sequence[int]]) -> Ints:
+    """The best integer breakpoints found, never worse than any of ``starts``.
+
+    Parameters
+    ----------
+    problem : the layer's problem.
+    starts : integer breakpoints, k + 1 each; more are added.
+
+    Returns
+    -------
+    array of k + 1 integers
+
+    Raises
+    ------
+    PlanError
+        The solver failed in a way that says nothing about the problem.
+    """
+    floor_s, balanced = balance(problem)
+    points = [*starts, *(_round(balanced, 0.5)[None].tolist()), *_alone(problem)]
+    candidates = np.unique(np.array(points, dtype=np.int64), axis=0)
+    scores = problem.score(candidates)
+    order = np.lexsort((scores[:, 1], scores[:, 0]))
+    best, best_score = candidates[order[0]], scores[order[0]]
+    for index in order[:STARTS]:
+        if best_score[0] <= floor_s * (1.0 + GAIN):
+            break
+        relaxed = _descend(problem, candidates[index].astype(np.float64))
+        rounded = np.array([_round(x, cut) for x in relaxed for cut in CUTS])
+        found, score = _polish(problem, *_best(problem, rounded))
+        if tuple(score) < tuple(best_score):
+            best, best_score = found, score
+    return _polish(problem, best, best_score)[0]
+
+
+CUTS = tuple(i / 8 for i in range(8))
+
+
+def balance(problem: LayerProblem) -> tuple[float, Floats]:
+    """The least T for which all rows fit if no rows had to travel, and breakpoints for it.
+
+    T bounds the problem's optimum from below. Devices that cannot start before T get nothing.
+    """
+    start_s = problem.ready_s + problem.fixed_s
+    slowest = start_s + problem.per_row_s * problem.rows
+    low_s, high_s = float(start_s.min()), float(slowest.min())
+
+    def shares(at_s: float) -> Floats:
+        left_s = np.maximum(at_s - start_s, 0.0)
+        full = np.where(left_s > 0.0, float(problem.rows), 0.0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(problem.per_row_s > 0.0, left_s / problem.per_row_s, full)
+
+    for _ in range(60):
+        middle_s = 0.5 * (low_s + high_s)
+        if shares(middle_s).sum() < problem.rows:
+            low_s = middle_s
+        else:
+            high_s = middle_s
+    counts = shares(high_s)
+    counts *= problem.rows / max(counts.sum(), 1e-300)
+    x = np.concatenate([[0.0], np.cumsum(counts)])
+    x[-1] = problem.rows
+    return low_s, np.minimum(x, problem.rows)
+
+
+def _scaled(timeline: Timeline, layer: Layer, ranks: Sequence[int]) -> list[tuple[int, ...]]:
+    """Breakpoints of each divided producer, scaled to the rows of ``layer``."""
+    found = []
+    for name in layer.inputs:
+        producer = timeline.graph.by_name[name]
+        owned = timeline.plans[name].owned
+        if not producer.splits or sum(owned[rank].rows for rank in ranks) != producer.rows:
+            continue
+        at, x = 0, [0]
+        for rank in ranks:
+            at += owned[rank].rows
+            x.append((2 * at * layer.rows + producer.rows) // (2 * producer.rows))
+        found.append(tuple(x))
+    return found
+
+
+def _alone(problem: LayerProblem) -> list[list[int]]:
+    """Each device with all rows."""
+    k = problem.ranks
+    return [[0] * (i + 1) + [problem.rows] * (k - i) for i in range(k)]
+
+
+def _round(x: Floats, cut: float) -> Ints:
+    """Breakpoints go up where their fraction exceeds ``cut``; order is kept."""
+    return np.ceil(x - cut - 1e-9).clip(0, x[-1]).astype(np.int64)
+
+
+def _best(problem: LayerProblem, points: Ints) -> tuple[Ints, Floats]:
+    scores = problem.score(points)
+    index = np.lexsort((scores[:, 1], scores[:, 0]))[0]
+    return points[index], scores[index]
+
+
+def _polish(problem: LayerProblem, x: Ints, score: Floats) -> tuple[Ints, Floats]:
+    """Take the best neighbour of ``x`` while one is better."""
+    for _ in range(4 * problem.ranks):
+        found, found_score = _best(problem, _neighbours(x))
+        if tuple(found_score) >= tuple(score):
+            break
+        x, score = found, found_score
+    return x, score
+
+
+def _neighbours(x: Ints) -> Ints:
+    """Runs of breakpoints moved by one row, and points where one device has no rows."""
+    k = len(x) - 1
+    points = []
+    for first in range(1, k):
+        for last in range(first, k):
+            for step in (-1, 1):
+                moved = x.copy()
+                moved[first : last + 1] += step
+                points.append(moved)
+    for i in range(k):
+        if x[i + 1] > x[i]:
+            if i > 0:
+                moved = x.copy()
+                moved[i] = x[i + 1]
+                points.append(moved)
+            if i < k - 1:
+                moved = x.copy()
+                moved[i + 1] = x[i]
+                points.append(moved)
+    found = np.array(points)
+    return found[(np.diff(found, axis=1) >= 0).all(axis=1)]
+
+
+def _descend(problem: LayerProblem, x: Floats) -> list[Floats]:
+    """Fractional points met by sequential linear programming from ``x``.
+
+    Keeping senders out and shrinking the radius only raise a program's optimum, so the search
+    ends as soon as one promises too little.
+    """
+    value_s = float(problem.score(x)[0])
+    met = [x]
+    radius = problem.rows / 2
+    for _ in range(STEPS):
+        enough_s = value_s * (1.0 - GAIN)
+        for keep_out in (False, True):
+            step = linear_step(problem, x, radius, keep_out=keep_out)
+            if step is None or step.promised_s >= enough_s:
+                return met
+            met.append(step.breakpoints)
+            reached_s = float(problem.score(step.breakpoints)[0])
+            if reached_s < enough_s:
+                x, value_s = step.breakpoints, reached_s
+                break
+        else:
+            radius /= 4
+            if radius < 0.5:
+                break
+    return met
