@@ -15,7 +15,14 @@ from edgeflow_mpi.errors import TableError
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.partition.flow import Flow, trace_flows
 from edgeflow_mpi.partition.plan import Plan, check_plan
-from edgeflow_mpi.units.tables import MPI_TAG_LIMIT, Requirement, Transfer, Unit, UnitTables
+from edgeflow_mpi.units.tables import (
+    MPI_TAG_LIMIT,
+    Requirement,
+    Transfer,
+    Unit,
+    UnitTables,
+    operator_of,
+)
 
 if TYPE_CHECKING:
     from edgeflow_mpi.graph.needs import Needs
@@ -72,6 +79,7 @@ def compile_tables(
                     owned=spans.owned[rank],
                     requirements=requirements,
                     forwards=forwards,
+                    operator=operator_of(graph.by_name[name]),
                 )
             )
     return UnitTables(

@@ -30,7 +30,7 @@ class UnitIndexError(VerificationError):
 
 
 class UnknownLayerError(VerificationError):
-    """A unit or a transfer names a layer or an edge that the graph does not have."""
+    """A unit or a transfer names a layer, operator or edge that the graph does not have."""
 
 
 class DuplicateUnitError(VerificationError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from edgeflow_mpi.graph.types import Layer
 from edgeflow_mpi.spans import Span
 
 MPI_TAG_LIMIT = 32767
@@ -56,7 +57,7 @@ class Unit:
     ``index`` counts the units of a rank from 0 in the order of their priority: an input
     computed on the same rank must have a smaller one. There is one requirement for each of
     the layer's inputs, in their order. Every forwarded transfer's rows must be among
-    ``owned``.
+    ``owned``. ``operator`` is :func:`operator_of` its layer, for people and for checking.
     """
 
     index: int
@@ -66,6 +67,7 @@ class Unit:
     owned: Span
     requirements: tuple[Requirement, ...]
     forwards: tuple[Transfer, ...]
+    operator: str
 
     @property
     def label(self) -> str:
@@ -85,3 +87,9 @@ class UnitTables:
     @property
     def size(self) -> int:
         return len(self.ranks)
+
+
+def operator_of(layer: Layer) -> str:
+    """What a layer applies, such as ``conv2d+relu``; ``input`` and ``output`` apply nothing."""
+    names = [step.target.split(".") for step in layer.steps]
+    return "+".join(name[min(1, len(name) - 1)] for name in names) or layer.kind

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
+from itertools import chain
 from pathlib import Path
 from typing import NoReturn
 
@@ -26,6 +27,7 @@ FORMAT_VERSION = 1
 _TITLE = "edgeflow-mpi unit tables, format "
 _LEGEND = """\
 # One block a rank, its units in the order of their priority. Rows are half-open, start:stop.
+#   unit   a layer's rows that are computed; those of them that are owned; by which operators
 #   needs  rows of an input layer that the unit reads; what its rank does not compute itself
 #   takes  arrives in these messages: edge, rows, ranks from->to, tag
 #   sends  messages that leave when the unit has been computed"""
@@ -34,6 +36,7 @@ _HEADER = ("model", "fingerprint", "ranks", "partitioner", "predicted_ms")
 _NUMBER = r"[0-9]{1,9}"
 _SPAN = rf"{_NUMBER}:{_NUMBER}"
 _NAME = r"[\w.]+"
+_OPERATOR = r"[\w+]+"
 _TRANSFER = (
     rf"(?P<producer>{_NAME})->(?P<consumer>{_NAME}) rows (?P<rows>{_SPAN}) "
     rf"ranks (?P<source>{_NUMBER})->(?P<dest>{_NUMBER})"
@@ -59,9 +62,9 @@ _KINDS = {
     "unit": _Kind(
         re.compile(
             rf"unit (?P<index>{_NUMBER}) (?P<layer>{_NAME}) "
-            rf"rows (?P<rows>{_SPAN}) owned (?P<owned>{_SPAN})"
+            rf"rows (?P<rows>{_SPAN}) owned (?P<owned>{_SPAN}) runs (?P<operator>{_OPERATOR})"
         ),
-        "unit 3 conv1 rows 0:8 owned 0:7",
+        "unit 3 conv1 rows 0:8 owned 0:7 runs conv2d+relu",
         ("needs", "sends", "unit", "rank", "end"),
     ),
     "needs": _Kind(
@@ -131,17 +134,16 @@ def tables_to_text(tables: UnitTables) -> str:
     Raises
     ------
     TableError
-        Where a layer's name or the predicted time cannot be written.
+        Where a name or the predicted time cannot be written.
     """
     if tables.predicted_s is not None and not 0 <= tables.predicted_s < math.inf:
         raise TableError(f"a predicted time of {tables.predicted_s} s cannot be written")
-    for units in tables.ranks:
-        for unit in units:
-            if not re.fullmatch(_NAME, unit.layer):
-                raise TableError(
-                    f"layer name {_shown(unit.layer)} cannot be written: "
-                    "use letters, digits, '_' and '.' only"
-                )
+    for unit in chain.from_iterable(tables.ranks):
+        if not re.fullmatch(_NAME, unit.layer) or not re.fullmatch(_OPERATOR, unit.operator):
+            raise TableError(
+                f"layer {_shown(unit.layer)} with operator {_shown(unit.operator)} cannot be "
+                "written: use letters, digits, '_' and '.' in names"
+            )
     lines = [
         f"{_TITLE}{FORMAT_VERSION}",
         f"model: {_header_text(tables.model)}",
@@ -159,7 +161,8 @@ def tables_to_text(tables: UnitTables) -> str:
 def table_lines(units: Iterable[Unit]) -> Iterator[Line]:
     """The lines of one rank's table, without its heading."""
     for position, unit in enumerate(units):
-        head = f"unit {unit.index} {unit.layer} rows {unit.rows} owned {unit.owned}"
+        spans = f"rows {unit.rows} owned {unit.owned}"
+        head = f"unit {unit.index} {unit.layer} {spans} runs {unit.operator}"
         yield Line(head, position, ())
         for i, requirement in enumerate(unit.requirements):
             needs = f"  needs {requirement.producer} rows {requirement.rows}"
@@ -202,6 +205,7 @@ class _Draft:
     layer: str
     rows: Span
     owned: Span
+    operator: str
     requirements: list[tuple[str, Span, list[Transfer]]] = field(default_factory=list)
     forwards: list[Transfer] = field(default_factory=list)
 
@@ -217,6 +221,7 @@ class _Draft:
                 for producer, rows, transfers in self.requirements
             ),
             forwards=tuple(self.forwards),
+            operator=self.operator,
         )
 
 
@@ -313,7 +318,8 @@ class _Reader:
             blocks.append([])
         elif name == "unit":
             rows, owned = self._span(match["rows"]), self._span(match["owned"])
-            blocks[-1].append(_Draft(int(match["index"]), match["layer"], rows, owned))
+            draft = _Draft(int(match["index"]), match["layer"], rows, owned, match["operator"])
+            blocks[-1].append(draft)
         elif name == "needs":
             needed = (match["producer"], self._span(match["rows"]), list[Transfer]())
             blocks[-1][-1].requirements.append(needed)

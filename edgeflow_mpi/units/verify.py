@@ -29,7 +29,7 @@ from edgeflow_mpi.units.faults import (
     WrongModelError,
     fault_at,
 )
-from edgeflow_mpi.units.tables import MPI_TAG_LIMIT, Unit, UnitTables
+from edgeflow_mpi.units.tables import MPI_TAG_LIMIT, Unit, UnitTables, operator_of
 
 if TYPE_CHECKING:
     from edgeflow_mpi.graph.needs import Needs
@@ -79,6 +79,10 @@ def check_units(graph: Graph, tables: UnitTables) -> None:
                 raise fault_at(UnitIndexError, tables, place, problem)
             if unit.layer not in graph.by_name:
                 problem = f"is of a layer that {graph.name} does not have"
+                raise fault_at(UnknownLayerError, tables, place, problem)
+            operator = operator_of(graph.by_name[unit.layer])
+            if unit.operator != operator:
+                problem = f"runs {unit.operator}, but its layer runs {operator}"
                 raise fault_at(UnknownLayerError, tables, place, problem)
             if unit.layer in seen:
                 problem = f"is of the same layer as unit {seen[unit.layer]} of its rank"

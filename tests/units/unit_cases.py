@@ -115,7 +115,12 @@ class GraphBuilder:
         return self._add(Layer(name, "compute", inputs, (step,), out, out.rows, divisible=True))
 
     def _whole(
-        self, name: str, source: str, target: str, args: tuple[tuple[str, Arg], ...], out: TensorSpec
+        self,
+        name: str,
+        source: str,
+        target: str,
+        args: tuple[tuple[str, Arg], ...],
+        out: TensorSpec,
     ) -> str:
         step = Step(target, args, TensorSpec(out.shape, out.dtype, None))
         return self._add(Layer(name, "compute", (source,), (step,), out, out.rows, divisible=False))
