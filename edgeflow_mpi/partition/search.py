@@ -1,0 +1,120 @@
+"""The partitioners by name, and the choice of the devices that they divide the model among."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+from edgeflow_mpi.cluster.profile import Profile
+from edgeflow_mpi.errors import InputError
+from edgeflow_mpi.graph.needs import Needs
+from edgeflow_mpi.graph.types import Graph
+from edgeflow_mpi.partition.baselines import equal, proportional, single
+from edgeflow_mpi.partition.cost import layer_cost, predict
+from edgeflow_mpi.partition.lp import lp
+from edgeflow_mpi.partition.plan import Plan, check_plan
+from edgeflow_mpi.partition.progressive import Partitioner
+from edgeflow_mpi.partition.random import random_partition
+from edgeflow_mpi.progress import Progress
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A partitioner, and whether it may leave devices out.
+
+    One that ``chooses_devices`` is run on several sets of devices, and the plan with the
+    least predicted makespan wins. The others use every rank, whatever it costs.
+    """
+
+    partition: Partitioner
+    chooses_devices: bool
+
+
+def schemes(seed: int = 0) -> Mapping[str, Scheme]:
+    """All partitioners by the names that users give; ``seed`` is for the random one."""
+    return {
+        "lp": Scheme(lp, chooses_devices=True),
+        "equal": Scheme(equal, chooses_devices=False),
+        "proportional": Scheme(proportional, chooses_devices=True),
+        "single": Scheme(single, chooses_devices=True),
+        "random": Scheme(partial(random_partition, seed=seed), chooses_devices=False),
+    }
+
+
+PARTITIONERS = tuple(schemes())
+"""Names of the partitioners, the default first."""
+
+
+def plan_model(
+    graph: Graph,
+    needs: Needs,
+    profile: Profile,
+    partitioner: str,
+    *,
+    progress: Progress,
+    seed: int = 0,
+) -> Plan:
+    """The best plan that the named partitioner finds for the devices of ``profile``.
+
+    ``lp``, ``proportional`` and ``single`` are run on the k fastest devices for every k and
+    on every single device, so that a device that only slows things down gets no rows and the
+    answer may be not to distribute at all. ``equal`` and ``random`` are asked for by people
+    who want to see every rank at work: they use all of them.
+
+    Parameters
+    ----------
+    profile : one device for each rank of the job.
+    partitioner : one of :data:`PARTITIONERS`.
+    progress : told which devices are being tried.
+    seed : for ``random``; the others take no chances.
+
+    Returns
+    -------
+    Plan
+        Checked, with ``predicted_s`` set. Of equally good plans the one on fewer devices wins.
+
+    Raises
+    ------
+    InputError
+        There is no partitioner of that name.
+    ProfileError
+        The profile does not cover the model, a device or a link.
+    """
+    scheme = schemes(seed).get(partitioner)
+    if scheme is None:
+        raise InputError(
+            f"there is no partitioner {partitioner!r}: choose one of {', '.join(PARTITIONERS)}"
+        )
+    ranks = len(profile.devices)
+    sets = device_sets(graph, profile) if scheme.chooses_devices else [tuple(range(ranks))]
+    best: Plan | None = None
+    best_s = 0.0
+    for used in sets:
+        progress.update(f"{partitioner} on {len(used)} of {ranks} devices")
+        plan = scheme.partition(graph, needs, profile, used)
+        makespan_s = predict(graph, needs, profile, plan).makespan_s
+        if best is None or makespan_s < best_s:
+            best, best_s = plan, makespan_s
+    assert best is not None  # there is at least one set of devices
+    check_plan(graph, best)
+    return replace(best, predicted_s=best_s)
+
+
+def device_sets(graph: Graph, profile: Profile) -> list[tuple[int, ...]]:
+    """Sets of ranks (ascending) worth trying: every single one, and the k fastest for every k.
+
+    The fastest is the one with the least measured time for the whole model; of equals, the
+    lower rank.
+    """
+    ranks = range(len(profile.devices))
+    alone = [(rank,) for rank in ranks]
+    fastest = sorted(ranks, key=lambda rank: (_model_s(graph, profile, rank), rank))
+    return alone + [tuple(sorted(fastest[:count])) for count in range(2, len(ranks) + 1)]
+
+
+def _model_s(graph: Graph, profile: Profile, rank: int) -> float:
+    """Computation time of the whole model on one device."""
+    return sum(
+        layer_cost(graph, profile, layer, rank).seconds(layer.rows) for layer in graph.layers
+    )
