@@ -89,7 +89,9 @@ def fused_convolution(
         return None
     if call.out.axis != 2 or call.out.dtype != "float32":
         return None
-    geometry = rule.geometry(call, rows)
+    padding, outer = rule.geometry(call, rows)
+    height = rule.needs(call, rows)[0].rows + outer[-2] + outer[-1]
+    width = call.operands[0].shape[3] + outer[0] + outer[1]
 
     def follower(index: int) -> Step | None:
         after = index + 1
@@ -116,27 +118,37 @@ def fused_convolution(
         if known is not None and (other is None or known[0] == "relu"):
             name, scalars, algorithm = known
             last += 1
-    compute = _packed(call, geometry, weights, name, scalars, algorithm, other is not None)
+    convolution = _Convolution(call, padding, outer, (height, width))
+    compute = _packed(convolution, weights, name, scalars, algorithm, other is not None)
     return Fused(compute, refs, last)
 
 
+@dataclass(frozen=True)
+class _Convolution:
+    """One convolution of a span: padding by oneDNN, padding by hand, padded map size."""
+
+    call: Call
+    padding: list[int]
+    outer: list[int]
+    size: tuple[int, int]
+
+
 def _packed(
-    call: Call,
-    geometry: tuple[list[int], list[int]],
+    convolution: _Convolution,
     weights: Mapping[str, Tensor],
     name: str,
     scalars: list[object],
     algorithm: object,
     binary: bool,
 ) -> Callable[..., Tensor]:
-    padding, outer = geometry
+    call, padding, outer = convolution.call, convolution.padding, convolution.outer
     weight_arg, bias_arg = call.args["weight"], call.args["bias"]
     assert isinstance(weight_arg, Weight)
     weight = weights[weight_arg.name]
     bias = weights[bias_arg.name] if isinstance(bias_arg, Weight) else None
     stride, dilation = list(call.ints("stride", 2)), list(call.ints("dilation", 2))
     groups = call.integer("groups")
-    size = list(call.operands[0].shape)
+    size = [*call.operands[0].shape[:2], *convolution.size]
     packed = torch.ops.mkldnn._reorder_convolution_weight(
         weight, padding, stride, dilation, groups, size
     )
