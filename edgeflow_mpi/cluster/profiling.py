@@ -1,0 +1,158 @@
+"""The profile of a job: from a file, from the cache, or measured now."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+import edgeflow_mpi
+from edgeflow_mpi.cluster.agree import agreed
+from edgeflow_mpi.cluster.cache import cache_path, default_cache_dir, write_atomic
+from edgeflow_mpi.cluster.comm import PointToPoint
+from edgeflow_mpi.cluster.devices import gather_devices
+from edgeflow_mpi.cluster.links import measure_links
+from edgeflow_mpi.cluster.measure import distinct_layers, measure_compute
+from edgeflow_mpi.cluster.profile import Device, Profile
+from edgeflow_mpi.cluster.profile_yaml import (
+    FORMAT,
+    load_profile,
+    parse_profile,
+    profile_text,
+    save_profile,
+)
+from edgeflow_mpi.errors import ProfileError
+from edgeflow_mpi.graph.needs import Needs
+from edgeflow_mpi.graph.types import Graph
+from edgeflow_mpi.progress import Progress
+
+
+def profile_for(
+    comm: PointToPoint,
+    graph: Graph,
+    needs: Needs,
+    *,
+    profile_path: Path | None = None,
+    save_path: Path | None = None,
+    cache_dir: Path | None = None,
+    remeasure: bool = False,
+    progress: Progress,
+) -> Profile | None:
+    """The profile of ``graph`` on the ranks of ``comm``; collective.
+
+    Parameters
+    ----------
+    comm
+        All its ranks must call this, with nothing else under way on it and torch's number
+        of threads set.
+    graph, needs
+        The same on every rank.
+    profile_path
+        A file to use; nothing is measured then. Matters on rank 0 only, like the others
+        below.
+    save_path
+        A file to write the profile to as well.
+    cache_dir
+        Where measured profiles are kept; None for the user's cache.
+    remeasure
+        Whether to measure although the cache has a profile.
+    progress
+        Of this rank: told what is measured, or where the profile comes from.
+
+    Returns
+    -------
+    Profile or None
+        The profile on rank 0, which plans; None on other ranks. It is the same whether it
+        was measured just now or comes from the cache.
+
+    Raises
+    ------
+    EdgeflowError
+        The same on all ranks, when the file cannot be used or written, or measuring fails.
+    """
+    devices = gather_devices(comm, torch.get_num_threads())
+    kept = _cache_entry(graph, devices, cache_dir or default_cache_dir())
+    found: Profile | None = None
+    with agreed(comm):
+        if comm.Get_rank() == 0:
+            if profile_path is not None:
+                found = load_profile(profile_path, graph=graph, devices=devices)
+            elif not remeasure:
+                found = _from_cache(kept, graph, devices, progress)
+    if not comm.bcast(found is not None, root=0):
+        measured = _measure(comm, graph, needs, devices, progress)
+        if comm.Get_rank() == 0:
+            # Through its text, so that a second run plans with the very same numbers.
+            text = profile_text(measured, graph)
+            found = parse_profile(text, "the measured profile", graph=graph, devices=devices)
+            _to_cache(kept, text, progress)
+    with agreed(comm):
+        if found is not None and save_path is not None:
+            save_profile(found, save_path, graph=graph)
+    return found
+
+
+def _measure(
+    comm: PointToPoint,
+    graph: Graph,
+    needs: Needs,
+    devices: tuple[Device, ...],
+    progress: Progress,
+) -> Profile:
+    started_s = time.monotonic()
+    costs = measure_compute(comm, graph, needs, progress=progress)
+    computed_s = time.monotonic()
+    progress.say(
+        f"  {len(distinct_layers(graph))} layer shapes measured on {_count(devices, 'device')}: "
+        f"{computed_s - started_s:.1f} s"
+    )
+    names = [device.name for device in devices]
+    links = measure_links(comm, names=names, progress=progress)
+    if links:
+        progress.say(f"  {len(links)} links measured: {time.monotonic() - computed_s:.1f} s")
+    return Profile(
+        model=graph.name,
+        fingerprint=graph.fingerprint,
+        devices=devices,
+        costs=costs,
+        links=links,
+        created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        versions=_versions(),
+    )
+
+
+def _versions() -> tuple[tuple[str, str], ...]:
+    return (("edgeflow_mpi", edgeflow_mpi.__version__), ("torch", str(torch.__version__)))
+
+
+def _count(things: tuple[object, ...], noun: str) -> str:
+    return f"{len(things)} {noun}{'s' * (len(things) != 1)}"
+
+
+def _cache_entry(graph: Graph, devices: tuple[Device, ...], cache_dir: Path) -> Path:
+    # Memory is left out: it changes with every update of a kernel, but no time does.
+    hardware = [(device.name, device.host, device.cpu, device.threads) for device in devices]
+    key = (FORMAT, graph.fingerprint, hardware, _versions())
+    return cache_path(cache_dir, "profile", key, ".yaml")
+
+
+def _from_cache(
+    entry: Path, graph: Graph, devices: tuple[Device, ...], progress: Progress
+) -> Profile | None:
+    """What the cache has; an entry that cannot be read counts as none."""
+    try:
+        found = load_profile(entry, graph=graph, devices=devices)
+    except ProfileError:
+        return None
+    progress.say(f"  profile of {found.created} reused (to measure again, delete {entry})")
+    return replace(found, devices=devices)
+
+
+def _to_cache(entry: Path, text: str, progress: Progress) -> None:
+    try:
+        write_atomic(entry, text)
+    except OSError as error:
+        progress.say(f"  the profile is not kept, {entry} cannot be written: {error.strerror}")
