@@ -1,0 +1,200 @@
+"""What is measured, on what data, and what happens when a kernel fails on one rank."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+import pytest
+import torch
+from profile_cases import on_ranks, relu_graph
+
+from edgeflow_mpi.cluster.comm import PointToPoint
+from edgeflow_mpi.cluster.measure import (
+    centred,
+    distinct_layers,
+    measure_compute,
+    row_counts,
+    time_calls,
+)
+from edgeflow_mpi.cluster.profile import LayerCost
+from edgeflow_mpi.errors import ProfileError
+from edgeflow_mpi.graph.needs import Needs
+from edgeflow_mpi.graph.types import Graph, In, Layer, Step, TensorSpec, Weight
+from edgeflow_mpi.kernels.prepare import Kernel, prepare
+from edgeflow_mpi.progress import NoProgress
+from edgeflow_mpi.spans import Span
+
+
+def layer_of(rows: int, *, divisible: bool = True) -> Layer:
+    spec = TensorSpec((1, 4, rows, 6), "float32", 2)
+    return Layer("l", "compute", ("x",), (), spec, rows, divisible)
+
+
+@pytest.mark.parametrize(
+    ("layer", "ranks", "expected"),
+    [
+        (layer_of(56), 4, (7, 14, 28, 56)),
+        (layer_of(7), 4, (1, 2, 4, 7)),
+        (layer_of(56), 2, (14, 28, 56)),
+        (layer_of(3), 8, (1, 2, 3)),
+        (layer_of(1), 4, (1,)),
+        (layer_of(56), 1, (56,)),
+        (layer_of(56, divisible=False), 4, (56,)),
+    ],
+    ids=["even", "odd", "two-ranks", "more-ranks-than-rows", "one-row", "one-rank", "whole"],
+)
+def test_row_counts_reach_from_half_a_share_to_all(
+    layer: Layer, ranks: int, expected: tuple[int, ...]
+) -> None:
+    assert row_counts(layer, ranks) == expected
+
+
+def test_spans_are_in_the_middle() -> None:
+    assert centred(8, 8) == Span(0, 8)
+    assert centred(8, 2) == Span(3, 5)
+    assert centred(7, 2) == Span(2, 4)
+    assert centred(1, 1) == Span(0, 1)
+
+
+def test_layers_of_one_shape_are_measured_once() -> None:
+    assert [layer.name for layer in distinct_layers(relu_graph())] == ["a", "c"]
+
+
+def test_a_window_holds_at_least_two_calls_and_each_has_something_between() -> None:
+    calls: list[str] = []
+    timing = time_calls(lambda: calls.append("run"), 0.0, lambda: calls.append("between"))
+    assert calls == ["between", "run"] * 2
+    assert timing.cpu_s > 0 and timing.wall_s > 0 and timing.stretch > 0
+
+
+def conv_graph() -> Graph:
+    """A convolution of a table lookup: integer input, weights of several kinds."""
+    tokens = TensorSpec((1, 12, 6), "int64", None)
+    looked_up = TensorSpec((1, 12, 6, 3), "float32", None)
+    image = TensorSpec((1, 3, 12, 6), "float32", 2)
+    out = TensorSpec((1, 5, 12, 6), "float32", 2)
+    lookup = Step(
+        "aten.embedding.default", (("weight", Weight("table")), ("indices", In(0))), looked_up
+    )
+    turn = Step("aten.permute.default", (("self", In(0)), ("dims", (0, 3, 1, 2))), image)
+    conv = Step(
+        "aten.conv2d.default",
+        (
+            ("input", In(0)), ("weight", Weight("kernel")), ("bias", Weight("bias")),
+            ("stride", (1, 1)), ("padding", (1, 1)), ("dilation", (1, 1)), ("groups", 1),
+        ),
+        out,
+    )  # fmt: skip
+    layers = (
+        Layer("tokens", "input", (), (), tokens, 1, False),
+        Layer("lookup", "compute", ("tokens",), (lookup,), looked_up, 1, False),
+        Layer("turn", "compute", ("lookup",), (turn,), image, 12, False),
+        Layer("conv", "compute", ("turn",), (conv,), out, 12, True),
+        Layer("y", "output", ("conv",), (), out, 12, True),
+    )
+    weights = (
+        ("table", TensorSpec((10, 3), "float32", None)),
+        ("kernel", TensorSpec((5, 3, 3, 3), "float32", None)),
+        ("bias", TensorSpec((5,), "float32", None)),
+    )
+    return Graph("lookup-net", layers, weights, ("y",))
+
+
+def test_real_kernels_are_measured_on_every_rank() -> None:
+    graph = conv_graph()
+
+    def work(comm: PointToPoint) -> tuple[Mapping[str, LayerCost], ...]:
+        return measure_compute(comm, graph, Needs(graph), progress=NoProgress(), budget_s=0.01)
+
+    first, second = on_ranks(2, work)
+    assert isinstance(first, tuple) and first == second and len(first) == 2
+    for costs in first:
+        assert set(costs) == {graph.signatures[name] for name in ("lookup", "turn", "conv")}
+        conv = costs[graph.signatures["conv"]]
+        assert [rows for rows, _ in conv.points] == [3, 6, 12]
+        assert conv.fixed_s >= 0 and conv.per_row_s >= 0 and conv.seconds(12) > 0
+
+
+def test_kernels_get_the_rows_they_need_of_ordinary_numbers() -> None:
+    graph = conv_graph()
+    seen: list[tuple[str, Span, tuple[tuple[int, ...], ...]]] = []
+    weights_seen: dict[str, torch.Tensor] = {}
+
+    def recording(
+        graph: Graph,
+        layer: Layer,
+        rows: Span,
+        weights: Mapping[str, torch.Tensor],
+        needs: Needs,
+    ) -> Kernel:
+        weights_seen.update(weights)
+        kernel = prepare(graph, layer, rows, weights, needs)
+
+        def run(*inputs: torch.Tensor) -> torch.Tensor:
+            seen.append((layer.name, rows, tuple(tuple(x.shape) for x in inputs)))
+            for x in inputs:
+                if x.is_floating_point():
+                    assert x.isfinite().all() and 0.5 < x.std() < 2
+                else:
+                    assert not x.any()
+            return kernel(*inputs)
+
+        return Kernel(kernel.rows, kernel.needs, kernel.name, run)
+
+    def work(comm: PointToPoint) -> object:
+        return measure_compute(
+            comm, graph, Needs(graph), progress=NoProgress(), budget_s=0.01, prepare=recording
+        )
+
+    on_ranks(1, work)
+    assert set(seen) == {
+        ("lookup", Span(0, 1), ((1, 12, 6),)),
+        ("turn", Span(0, 12), ((1, 12, 6, 3),)),
+        ("conv", Span(0, 12), ((1, 3, 12, 6),)),
+    }
+    seen.clear()
+    on_ranks(2, work)
+    assert ("conv", Span(4, 7), ((1, 3, 5, 6),)) in seen
+    assert {rows for name, rows, _ in seen if name == "conv"} == {
+        Span(0, 12), Span(3, 9), Span(4, 7)
+    }  # fmt: skip
+    assert weights_seen["bias"].min() >= 0.5
+    assert 0.1 < weights_seen["kernel"].std() * 27**0.5 < 2
+
+
+@pytest.mark.parametrize("failing_call", [1, 4], ids=["first-call", "within-the-window"])
+def test_a_kernel_that_fails_on_one_rank_is_told_to_all(failing_call: int) -> None:
+    graph = conv_graph()
+    local = threading.local()
+
+    def failing(
+        graph: Graph,
+        layer: Layer,
+        rows: Span,
+        weights: Mapping[str, torch.Tensor],
+        needs: Needs,
+    ) -> Kernel:
+        kernel = prepare(graph, layer, rows, weights, needs)
+        calls = 0
+
+        def run(*inputs: torch.Tensor) -> torch.Tensor:
+            nonlocal calls
+            calls += 1
+            if layer.name == "conv" and local.rank == 1 and calls == failing_call:
+                raise RuntimeError("out of memory\nwith details")
+            return kernel(*inputs)
+
+        return Kernel(kernel.rows, kernel.needs, kernel.name, run)
+
+    def work(comm: PointToPoint) -> object:
+        local.rank = comm.Get_rank()
+        return measure_compute(
+            comm, graph, Needs(graph), progress=NoProgress(), budget_s=0.1, prepare=failing
+        )
+
+    for outcome in on_ranks(3, work):
+        assert isinstance(outcome, ProfileError)
+        assert str(outcome).startswith("rank 1 (")
+        assert "layer conv cannot be measured with rows" in str(outcome)
+        assert str(outcome).endswith("RuntimeError: out of memory")
