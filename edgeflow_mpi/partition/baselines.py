@@ -62,17 +62,16 @@ def speed_shares(timeline: Timeline, layer: Layer, ranks: Sequence[int]) -> tupl
 
 
 def apportion(rows: int, weights: Sequence[Fraction]) -> tuple[int, ...]:
-    """Breakpoints of ``rows`` rows in proportion to ``weights``, by largest remainders.
+    """Breakpoints of ``rows`` rows in proportion to ``weights``, each rounded by itself.
 
-    Earlier ones win ties. The sum of ``weights`` must be positive.
+    So the same weights give breakpoints of layers of different heights that lie at the same
+    share of the height, and few rows have to change hands. The sum of ``weights`` must be
+    positive.
     """
-    total = sum(weights)
-    exact = [rows * weight / total for weight in weights]
-    counts = [int(share) for share in exact]
-    by_remainder = sorted(range(len(exact)), key=lambda i: (counts[i] - exact[i], i))
-    for i in by_remainder[: rows - sum(counts)]:
-        counts[i] += 1
-    return (0, *accumulate(counts))
+    total = sum(weights, Fraction(0))
+    return tuple(
+        int((2 * rows * part + total) / (2 * total)) for part in (Fraction(0), *accumulate(weights))
+    )
 
 
 def _even(timeline: Timeline, layer: Layer, ranks: Sequence[int]) -> tuple[int, ...]:

@@ -5,11 +5,13 @@ The model of a cluster:
 * device i computes r > 0 rows of layer l in ``c + w * r`` seconds (measured), one unit at a
   time; whenever it is free it runs the *first ready* unit in the plan's order, as the
   runtime does. A unit is ready when every row it reads is there;
-* a message from i to j is asked for when the unit that makes its rows finishes. It starts
-  as soon as i's outgoing side and j's incoming side are both free of the messages asked for
-  before it (first come, first served), occupies both for ``bytes / bandwidth`` and arrives
-  ``latency`` after that. Sending and receiving overlap with each other and with computation;
-* messages asked for by one unit are served in the order of its forwarding table.
+* a message from i to j is asked for when the unit that makes its rows finishes. Alone it
+  takes ``latency + bytes / bandwidth``. It occupies i's outgoing side for ``bytes / bandwidth``,
+  in the order of asking, and j's incoming side for as long, in the order in which messages
+  begin to reach it, which is one latency after they begin to leave. Messages wait for a busy
+  receiver in the network, as they do in a switch, without holding up their sender. Sending
+  and receiving overlap with each other and with computation;
+* messages asked for by one unit leave in the order of its forwarding table.
 
 What travels is decided by :func:`edgeflow_mpi.partition.flow.trace_flows`, the very rule
 that the unit tables are compiled by.
@@ -48,8 +50,8 @@ class Prediction:
 
     ``makespan_s`` is the time from input on rank 0 to the last answer tensor on rank 0.
     ``units[(layer, rank)]`` and ``transfers[flow]`` are the timeline; a transfer's interval
-    ends with its arrival, latency included. ``compute_s``, ``bytes_sent`` and ``messages``
-    are totals for each rank.
+    goes from its first byte leaving to its last byte's arrival. ``compute_s``,
+    ``bytes_sent`` and ``messages`` are totals for each rank.
     """
 
     makespan_s: float
@@ -119,10 +121,12 @@ class _Evaluation:
         self._flow_index = {flow: i for i, flow in enumerate(traffic.flows)}
         self._ready: list[list[int]] = [[] for _ in range(ranks)]
         self._busy = [False] * ranks
+        self._left_s = [0.0] * len(traffic.flows)
+        self._occupied_s = [0.0] * len(traffic.flows)
         self._out_free_s = [0.0] * ranks
         self._in_free_s = [0.0] * ranks
-        # (time, position of the layer, rank, index of the flow that arrives there; -1 where
-        # the layer's unit finishes)
+        # (time, position of the layer, rank, what: -1 where the layer's unit finishes there,
+        # 2 f where flow f begins to reach that rank, 2 f + 1 where it is there)
         self._events: list[tuple[float, int, int, int]] = []
         self._count_dependencies()
 
@@ -133,13 +137,16 @@ class _Evaluation:
             now_s = self._events[0][0]
             touched: set[int] = set()
             while self._events and self._events[0][0] == now_s:
-                _, position, rank, arrived = heapq.heappop(self._events)
-                touched.add(rank)
-                if arrived < 0:
+                _, position, rank, what = heapq.heappop(self._events)
+                if what < 0:
                     self._finish(self._plan.order[position], rank, now_s)
+                elif what % 2 == 0:
+                    self._reach(what // 2, now_s)
+                    continue
                 else:
-                    for consumer in self._after_flow[arrived]:
+                    for consumer in self._after_flow[what // 2]:
                         self._satisfy(consumer, rank)
+                touched.add(rank)
             for rank in sorted(touched):
                 self._start_next(rank, now_s)
         return self._prediction()
@@ -191,13 +198,21 @@ class _Evaluation:
                 "measure it again with all ranks"
             )
         size_bytes = flow.size_bytes(self._graph.by_name[flow.producer])
-        start_s = max(now_s, self._out_free_s[flow.source], self._in_free_s[flow.dest])
-        end_s = start_s + size_bytes / link.bandwidth_bytes_s
-        self._out_free_s[flow.source] = self._in_free_s[flow.dest] = end_s
-        arrival_s = end_s + link.latency_s
-        self._transfers[flow] = Interval(start_s, arrival_s)
+        start_s = max(now_s, self._out_free_s[flow.source])
+        index = self._flow_index[flow]
+        self._occupied_s[index] = size_bytes / link.bandwidth_bytes_s
+        self._left_s[index] = start_s
+        self._out_free_s[flow.source] = start_s + self._occupied_s[index]
         position = self._position[flow.producer]
-        heapq.heappush(self._events, (arrival_s, position, flow.dest, self._flow_index[flow]))
+        heapq.heappush(self._events, (start_s + link.latency_s, position, flow.dest, 2 * index))
+
+    def _reach(self, index: int, now_s: float) -> None:
+        flow = self._traffic.flows[index]
+        arrival_s = max(now_s, self._in_free_s[flow.dest]) + self._occupied_s[index]
+        self._in_free_s[flow.dest] = arrival_s
+        self._transfers[flow] = Interval(self._left_s[index], arrival_s)
+        position = self._position[flow.producer]
+        heapq.heappush(self._events, (arrival_s, position, flow.dest, 2 * index + 1))
 
     def _prediction(self) -> Prediction:
         ranks = self._plan.ranks
