@@ -38,6 +38,7 @@ _SAME_VALUE = {
     "aten.dropout.default",
     "aten.feature_dropout.default",
 }
+_LAYOUT_FREE = {"aten.view.default", "aten._unsafe_view.default"}
 _SPATIAL = ("conv", "max_pool", "avg_pool", "adaptive_", "upsample", "_upsample", "pixel_")
 
 
@@ -203,7 +204,16 @@ class _Lowering:
             else:
                 value = argument.default_value
             bound.append((argument.name, self._argument(value, inputs)))
-        return str(function), tuple(bound)
+        target = str(function)
+        if target in _LAYOUT_FREE:
+            # Pieces are laid out as they travel best, so a view may have to copy.
+            return "aten.reshape.default", (bound[0], ("shape", bound[1][1]))
+        if target == "aten.as_strided.default":
+            raise ModelError(
+                f"{node.name} addresses memory by strides (as_strided): express it with "
+                "slices, views or unfold so that it can be divided"
+            )
+        return target, tuple(bound)
 
     def _argument(self, value: object, inputs: list[str]) -> Arg:
         match value:

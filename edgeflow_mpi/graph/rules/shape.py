@@ -70,9 +70,8 @@ def _view_shape(name: str) -> Callable[[Call, int], dict[str, object]]:
 class View(Moves):
     """Reshaping that leaves the split axis whole. Pieces may be laid out in any order."""
 
-    def __init__(self, name: str = "size") -> None:
+    def __init__(self) -> None:
         super().__init__(_view)
-        self._name = name
 
     def bind(self, call: Call, rows: Span, weights: Weights) -> Compute:
         shape = shape_args(call.out.shape, call.out.axis, rows.rows)
@@ -278,9 +277,7 @@ def shape_rules() -> dict[str, Rule]:
     """Operator name -> rule."""
     squeeze = Moves(_squeeze)
     return {
-        "aten.view.default": View(),
-        "aten._unsafe_view.default": View(),
-        "aten.reshape.default": View("shape"),
+        "aten.reshape.default": View(),
         "aten.flatten.using_ints": View(),
         "aten.unflatten.int": View(),
         "aten.permute.default": Moves(_permute),

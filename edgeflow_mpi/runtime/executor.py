@@ -1,0 +1,283 @@
+"""The executor: a rank runs the first ready unit in its table, until all are done.
+
+It is a small state machine. :meth:`Executor.step` looks at what has arrived and runs at most
+one unit; waiting is the caller's business (:func:`run_request` in a job, a round-robin over
+all ranks in a test). Receives are posted when a request begins; sends start when their unit
+is done and are complete before the next request.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from edgeflow_mpi.errors import EdgeflowError, RuntimeFailure
+from edgeflow_mpi.graph.needs import Needs
+from edgeflow_mpi.graph.types import Graph
+from edgeflow_mpi.kernels.buffers import memory_format
+from edgeflow_mpi.kernels.prepare import prepare
+from edgeflow_mpi.runtime.storage import Reader, Storage
+from edgeflow_mpi.runtime.transport import Transport
+from edgeflow_mpi.units.tables import Transfer, Unit
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A unit, ready to run: where to read, what to compute, where to write, what to send."""
+
+    unit: Unit
+    readers: tuple[Reader, ...]
+    kernel: Callable[..., Tensor]
+    write: Callable[[Tensor], None]
+    sends: tuple[int, ...]
+    feeds: tuple[int, ...]
+    drops: tuple[str, ...]
+    needs_local: int
+    needs_transfers: tuple[int, ...]
+
+
+@dataclass
+class Clock:
+    """Seconds spent by one rank since the counters were last reset."""
+
+    compute_s: float = 0.0
+    wait_s: float = 0.0
+
+    def reset(self) -> None:
+        self.compute_s = self.wait_s = 0.0
+
+
+class Executor:
+    """One rank's units of one plan, prepared to run any number of requests.
+
+    Parameters
+    ----------
+    graph, needs : the layer DAG and its row algebra.
+    units : this rank's verified table.
+    weights : every weight that the table's layers name.
+    transport : channels to the other ranks.
+    keep : keep every tensor until the next request, for comparing layer by layer.
+    dropped : a transfer whose first row is overwritten with zeros when it arrives, to
+        prove that a comparison notices.
+
+    Attributes
+    ----------
+    clock : computing and waiting time of this rank.
+    units_run : how many units have run in all.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        needs: Needs,
+        units: Sequence[Unit],
+        weights: Mapping[str, Tensor],
+        transport: Transport,
+        *,
+        keep: bool = False,
+        dropped: Transfer | None = None,
+    ) -> None:
+        self.clock = Clock()
+        self.storage = Storage(graph, units)
+        self._graph = graph
+        self._transport = transport
+        self._dropped = dropped
+        self._request: Mapping[str, Tensor] = {}
+        self._outputs: dict[str, Tensor] = {}
+        self._receives: list[Transfer] = []
+        self._tasks = self._prepare(needs, units, weights, keep)
+        self._readers_of = self._waiters()
+        self._missing_local: list[int] = []
+        self._missing_remote: list[int] = []
+        self._here: set[int] = set()
+        self._ready: list[int] = []
+        self._awaiting: dict[int, None] = {}
+        self._left = 0
+        self._trace: list[tuple[float, float]] = [(0.0, 0.0)] * len(self._tasks)
+
+    def _prepare(
+        self,
+        needs: Needs,
+        units: Sequence[Unit],
+        weights: Mapping[str, Tensor],
+        keep: bool,
+    ) -> tuple[_Task, ...]:
+        index_of = {unit.layer: i for i, unit in enumerate(units)}
+        last_reader: dict[str, int] = {}
+        feeds: dict[int, list[int]] = {i: [] for i in range(len(units))}
+        for i, unit in enumerate(units):
+            for need in unit.requirements:
+                last_reader[need.producer] = i
+                if need.producer in index_of:
+                    feeds[index_of[need.producer]].append(i)
+        drops: dict[int, list[str]] = {}
+        for name, i in last_reader.items():
+            drops.setdefault(i, []).append(name)
+        incoming: dict[Transfer, int] = {}
+        for unit in units:
+            for need in unit.requirements:
+                for transfer in need.transfers:
+                    if transfer not in incoming:
+                        region = self.storage.region(transfer)
+                        incoming[transfer] = self._transport.open_receive(transfer, region)
+                        self._receives.append(transfer)
+        tasks = []
+        for i, unit in enumerate(units):
+            transfers = {incoming[t] for need in unit.requirements for t in need.transfers}
+            tasks.append(
+                _Task(
+                    unit,
+                    tuple(self.storage.reader(n.producer, n.rows) for n in unit.requirements),
+                    self._kernel(needs, unit, weights),
+                    self.storage.writer(unit),
+                    tuple(
+                        self._transport.open_send(t, self.storage.region(t)) for t in unit.forwards
+                    ),
+                    tuple(feeds[i]),
+                    () if keep else tuple(drops.get(i, ())),
+                    sum(need.producer in index_of for need in unit.requirements),
+                    tuple(sorted(transfers)),
+                )
+            )
+        return tuple(tasks)
+
+    def _kernel(
+        self, needs: Needs, unit: Unit, weights: Mapping[str, Tensor]
+    ) -> Callable[..., Tensor]:
+        layer = self._graph.by_name[unit.layer]
+        if layer.kind == "input":
+            form = memory_format(layer.out)
+            return lambda: self._request[layer.name].contiguous(memory_format=form)
+        if layer.kind == "output":
+
+            def answer(tensor: Tensor) -> Tensor:
+                self._outputs[layer.name] = tensor.clone(memory_format=torch.contiguous_format)
+                return self._outputs[layer.name]
+
+            return answer
+        return prepare(self._graph, layer, unit.rows, weights, needs).run
+
+    def _waiters(self) -> Mapping[int, tuple[int, ...]]:
+        """Receive handle -> tasks that need it."""
+        waiters: dict[int, list[int]] = {}
+        for i, task in enumerate(self._tasks):
+            for handle in task.needs_transfers:
+                waiters.setdefault(handle, []).append(i)
+        return {handle: tuple(tasks) for handle, tasks in waiters.items()}
+
+    @property
+    def finished(self) -> bool:
+        """Whether every unit of the request has run (sends may still be under way)."""
+        return self._left == 0
+
+    @property
+    def sends_complete(self) -> bool:
+        return self._transport.sends_complete()
+
+    def begin(self, request: Mapping[str, Tensor]) -> None:
+        """Start a request; ``request`` maps input names to tensors on rank 0, else is empty."""
+        self.storage.clear()
+        self._request, self._outputs = request, {}
+        self._missing_local = [task.needs_local for task in self._tasks]
+        self._missing_remote = [len(task.needs_transfers) for task in self._tasks]
+        self._here.clear()
+        self._awaiting = {}
+        self._ready = []
+        self._left = len(self._tasks)
+        self._transport.start_receives()
+        for i in range(len(self._tasks)):
+            if self._missing_local[i] == 0:
+                self._locally_ready(i)
+
+    def _locally_ready(self, i: int) -> None:
+        if self._missing_remote[i] == 0:
+            heapq.heappush(self._ready, i)
+        else:
+            for handle in self._tasks[i].needs_transfers:
+                if handle not in self._here:
+                    self._awaiting[handle] = None
+
+    def poll(self) -> bool:
+        """Take note of what has arrived; whether anything has."""
+        if not self._awaiting:
+            return False
+        arrived = self._transport.arrived(list(self._awaiting))
+        for handle in arrived:
+            del self._awaiting[handle]
+            self._here.add(handle)
+            if self._receives[handle] == self._dropped:
+                self._drop_row(self._receives[handle])
+            for i in self._readers_of[handle]:
+                self._missing_remote[i] -= 1
+                if self._missing_remote[i] == 0 and self._missing_local[i] == 0:
+                    heapq.heappush(self._ready, i)
+        return bool(arrived)
+
+    def _drop_row(self, transfer: Transfer) -> None:
+        region = self.storage.region(transfer)
+        axis = self._graph.by_name[transfer.producer].out.axis
+        (region.view if axis is None else region.view.narrow(axis, 0, 1)).zero_()
+
+    def step(self) -> bool:
+        """Run the first ready unit in priority, if there is one."""
+        self.poll()
+        if not self._ready:
+            return False
+        started_s = time.perf_counter()
+        i = heapq.heappop(self._ready)
+        task = self._tasks[i]
+        try:
+            task.write(task.kernel(*[read() for read in task.readers]))
+        except EdgeflowError:
+            raise
+        except Exception as error:
+            raise RuntimeFailure(
+                f"unit {task.unit.label} ({task.unit.operator}) failed: "
+                f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            ) from error
+        if task.sends:
+            self._transport.start_sends(task.sends)
+        if task.drops:
+            self.storage.drop(task.drops)
+        for reader in task.feeds:
+            self._missing_local[reader] -= 1
+            if self._missing_local[reader] == 0:
+                self._locally_ready(reader)
+        self._left -= 1
+        ended_s = time.perf_counter()
+        self._trace[i] = (started_s, ended_s)
+        self.clock.compute_s += ended_s - started_s
+        return True
+
+    def outputs(self) -> dict[str, Tensor]:
+        """Answer tensors by output layer, on rank 0 after the request has finished."""
+        return self._outputs
+
+    def trace(self) -> list[tuple[Unit, float, float]]:
+        """Each unit with its start and end (``time.perf_counter``) in the last request."""
+        return [(t.unit, *times) for t, times in zip(self._tasks, self._trace, strict=True)]
+
+    def waiting_for(self) -> str:
+        """One clause on the first unit that has not run: what it has and what it lacks."""
+        for i, task in enumerate(self._tasks):
+            if self._missing_local[i] == 0 and self._missing_remote[i] > 0:
+                lacking = [self._receives[h] for h in task.needs_transfers if h not in self._here]
+                first = lacking[0]
+                here = len(task.needs_transfers) - len(lacking)
+                return (
+                    f"unit {task.unit.label} has {here} of {len(task.needs_transfers)} messages "
+                    f"and waits for rows {first.rows} of {first.producer} from rank {first.source}"
+                )
+        return "its last messages have not been taken by their receivers"
+
+    def close(self) -> None:
+        self._transport.close()
+
+
+__all__ = ["Clock", "Executor"]

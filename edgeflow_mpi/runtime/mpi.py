@@ -1,0 +1,73 @@
+"""Channels as persistent MPI requests, straight from and into tensor memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mpi4py import MPI
+
+from edgeflow_mpi.runtime.transport import Region
+from edgeflow_mpi.units.tables import Transfer
+
+
+class MpiTransport:
+    """Channels of this rank over a communicator of their own.
+
+    The communicator is duplicated, collectively, so that no tag can meet a message of
+    somebody else's. Rows of one image are one run of bytes; a batch is a vector of them,
+    which MPI reads in place.
+    """
+
+    def __init__(self, comm: MPI.Intracomm) -> None:
+        self._comm = comm.Dup()
+        self._receives: list[MPI.Prequest] = []
+        self._sends: list[MPI.Prequest] = []
+        self._started: list[MPI.Prequest] = []
+        self._types: list[MPI.Datatype] = []
+
+    def open_receive(self, transfer: Transfer, region: Region) -> int:
+        self._receives.append(
+            self._comm.Recv_init(self._buffer(region), transfer.source, transfer.tag)
+        )
+        return len(self._receives) - 1
+
+    def open_send(self, transfer: Transfer, region: Region) -> int:
+        self._sends.append(self._comm.Send_init(self._buffer(region), transfer.dest, transfer.tag))
+        return len(self._sends) - 1
+
+    def _buffer(self, region: Region) -> tuple[MPI.buffer, int, MPI.Datatype]:
+        length = (region.blocks - 1) * region.stride_bytes + region.block_bytes
+        memory = MPI.buffer.fromaddress(region.view.data_ptr(), length)
+        if region.blocks == 1:
+            return memory, length, MPI.BYTE
+        kind = MPI.BYTE.Create_hvector(region.blocks, region.block_bytes, region.stride_bytes)
+        self._types.append(kind.Commit())
+        return memory, 1, kind
+
+    def start_receives(self) -> None:
+        if self._receives:
+            MPI.Prequest.Startall(self._receives)
+
+    def start_sends(self, handles: Sequence[int]) -> None:
+        requests = [self._sends[handle] for handle in handles]
+        MPI.Prequest.Startall(requests)
+        self._started += requests
+
+    def arrived(self, handles: Sequence[int]) -> list[int]:
+        # A completed persistent request stays inactive, and MPI skips it from then on.
+        done = MPI.Request.Testsome([self._receives[handle] for handle in handles])
+        return [handles[index] for index in done] if done else []
+
+    def sends_complete(self) -> bool:
+        if self._started and not MPI.Request.Testall(self._started):
+            return False
+        self._started.clear()
+        return True
+
+    def close(self) -> None:
+        for request in (*self._receives, *self._sends):
+            request.Free()
+        for kind in self._types:
+            kind.Free()
+        self._receives, self._sends, self._types = [], [], []
+        self._comm.Free()

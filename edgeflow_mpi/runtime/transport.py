@@ -1,0 +1,73 @@
+"""What the executor asks of a network: persistent one-way channels between fixed memory.
+
+A channel carries one transfer of the unit tables, once per request: it is opened once on a
+region of a tensor, then started for every request. Two implementations:
+:class:`~edgeflow_mpi.runtime.mpi.MpiTransport` and, for running all ranks in one process,
+:class:`~edgeflow_mpi.runtime.memory.MemoryNetwork`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from edgeflow_mpi.graph.types import TensorSpec
+from edgeflow_mpi.kernels.buffers import runs
+from edgeflow_mpi.units.tables import Transfer
+
+
+@dataclass(frozen=True)
+class Region:
+    """Rows of a tensor piece as they lie in memory.
+
+    ``view`` is the tensor of these rows. In memory they are ``blocks`` runs of
+    ``block_bytes`` each, ``stride_bytes`` apart, starting at the view's first element.
+    """
+
+    view: torch.Tensor
+    blocks: int
+    block_bytes: int
+    stride_bytes: int
+
+    @staticmethod
+    def of(piece: torch.Tensor, spec: TensorSpec, start: int, rows: int) -> Region:
+        """Rows ``[start, start + rows)``, counted within ``piece`` (canonical memory order)."""
+        count, elements = runs(spec)
+        size = piece.element_size()
+        if spec.axis is None:
+            return Region(piece, 1, elements * size, elements * size)
+        held = piece.shape[spec.axis]
+        view = piece.narrow(spec.axis, start, rows)
+        return Region(view, count, rows * elements * size, held * elements * size)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.blocks * self.block_bytes
+
+
+class Transport(Protocol):
+    """Channels of one rank. A handle is a small integer, counted per direction."""
+
+    def open_receive(self, transfer: Transfer, region: Region) -> int:
+        """A channel that fills ``region``."""
+
+    def open_send(self, transfer: Transfer, region: Region) -> int:
+        """A channel that reads ``region``."""
+
+    def start_receives(self) -> None:
+        """Post every receive; all of the last request's must be complete."""
+
+    def start_sends(self, handles: Sequence[int]) -> None:
+        """Send what is in the regions now; they must not change until complete."""
+
+    def arrived(self, handles: Sequence[int]) -> list[int]:
+        """Which of these receives have completed since they were started; never blocks."""
+
+    def sends_complete(self) -> bool:
+        """Whether every started send has completed; never blocks."""
+
+    def close(self) -> None:
+        """Free the channels."""

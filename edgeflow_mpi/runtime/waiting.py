@@ -1,0 +1,71 @@
+"""How a rank waits: briefly by yielding its core, then by sleeping, and never for ever."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from edgeflow_mpi.errors import RuntimeFailure
+from edgeflow_mpi.runtime.executor import Executor
+
+
+@dataclass(frozen=True)
+class WaitPolicy:
+    """Poll and yield for ``yield_s``, then sleep ``pause_s`` between polls.
+
+    Yielding answers a message within microseconds, but a rank that yields still takes turns
+    with one that computes on the same core; sleeping leaves it the core. A rank that has
+    seen no progress for ``timeout_s`` gives up.
+    """
+
+    yield_s: float = 0.002
+    pause_s: float = 0.00005
+    timeout_s: float = 60.0
+
+
+def run_request(
+    executor: Executor, request: Mapping[str, torch.Tensor], policy: WaitPolicy
+) -> dict[str, torch.Tensor]:
+    """Run one request to its end, the completion of this rank's sends included.
+
+    Raises
+    ------
+    RuntimeFailure
+        If a unit fails, or nothing arrives for ``policy.timeout_s``.
+    """
+    executor.begin(request)
+    while not executor.finished:
+        if not executor.step():
+            _wait(executor, policy)
+    _drain(executor, policy)
+    return executor.outputs()
+
+
+def _wait(executor: Executor, policy: WaitPolicy) -> None:
+    started_s = now_s = time.perf_counter()
+    while not executor.poll():
+        now_s = time.perf_counter()
+        _pause(executor, policy, now_s - started_s)
+    executor.clock.wait_s += time.perf_counter() - started_s
+
+
+def _drain(executor: Executor, policy: WaitPolicy) -> None:
+    started_s = time.perf_counter()
+    while not executor.sends_complete:
+        _pause(executor, policy, time.perf_counter() - started_s)
+
+
+def _pause(executor: Executor, policy: WaitPolicy, waited_s: float) -> None:
+    if waited_s > policy.timeout_s:
+        raise RuntimeFailure(
+            f"nothing has arrived for {policy.timeout_s:g} s: {executor.waiting_for()} "
+            "(a rank or a link is down, or too slow for --timeout)"
+        )
+    if waited_s < policy.yield_s:
+        os.sched_yield()
+    else:
+        time.sleep(policy.pause_s)
