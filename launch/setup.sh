@@ -94,12 +94,11 @@ EOF
         step "running as root, so mpirun and mpiexec of this environment will accept root"
         for name in mpirun mpiexec; do
             rm -f "$venv/bin/$name"
-            cat >"$venv/bin/$name" <<'EOF'
+            cat >"$venv/bin/$name" <<EOF
 #!/usr/bin/env bash
 # Written by launch/setup.sh, which ran as root: starts Open MPI's launcher with root allowed.
-bin=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
-export OPAL_PREFIX=${bin%/*} OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
-exec -a "$bin/${0##*/}" "$bin/ompirun_wrapper" "$@"
+export OPAL_PREFIX='$venv' OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+exec -a '$venv/bin/$name' '$venv/bin/ompirun_wrapper' "\$@"
 EOF
             chmod +x "$venv/bin/$name"
         done
