@@ -37,6 +37,7 @@ class Storage:
 
     def __init__(self, graph: Graph, units: Sequence[Unit]) -> None:
         self._graph = graph
+        self._rank = units[0].rank if units else 0
         self._computed: dict[str, Span] = {unit.layer: unit.rows for unit in units}
         self._owned: dict[str, Span] = {unit.layer: unit.owned for unit in units}
         self._base: dict[str, int] = {}
@@ -57,6 +58,9 @@ class Storage:
                 pieces.setdefault(transfer.source, empty(layer.out, 1))
             else:
                 held[name] = held.get(name, self._computed.get(name, EMPTY)).hull(transfer.rows)
+        for name, pieces in self._summands.items():
+            if name in self._computed:
+                pieces.setdefault(self._rank, empty(self._graph.by_name[name].out, 1))
         for name, rows in held.items():
             layer = self._graph.by_name[name]
             self._base[name] = rows.start
@@ -81,8 +85,8 @@ class Storage:
     def writer(self, unit: Unit) -> Callable[[Tensor], None]:
         """A function that keeps what the unit's kernel returned."""
         name, layer = unit.layer, self._graph.by_name[unit.layer]
-        if layer.combine and unit.rank in self._summands.get(name, {}):
-            return self._summands[name][unit.rank].copy_  # type: ignore[return-value]
+        if name in self._summands:
+            return self._summands[name][self._rank].copy_  # type: ignore[return-value]
         if name in self._buffers:
             return self._view(layer, unit.rows).copy_  # type: ignore[return-value]
         live = self._live
