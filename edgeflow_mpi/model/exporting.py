@@ -14,6 +14,8 @@ from torch.utils import _pytree as pytree
 
 from edgeflow_mpi.errors import ModelError
 
+_BRIEF_CHARS = 200
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -146,6 +148,8 @@ def brief(error: BaseException) -> str:
     """Type and first line of an exception, for the middle of a sentence."""
     lines = [line.strip() for line in str(error).split("\n") if line.strip()]
     text = lines[0].rstrip(".:") if lines else ""
+    if len(text) > _BRIEF_CHARS:
+        text = text[:_BRIEF_CHARS].rstrip() + "…"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

@@ -172,7 +172,11 @@ def sample_photos() -> tuple[Path, ...]:
 
 
 def photo_crops(
-    count: int, shape: tuple[int, int, int], preprocessing: Preprocessing, seed: int
+    count: int,
+    shape: tuple[int, int, int],
+    preprocessing: Preprocessing,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
     """Different crops of the sample photographs.
 
@@ -186,11 +190,13 @@ def photo_crops(
         Normalisation and interpolation; the crop is stretched to the shape.
     seed : int
         Chooses the crops.
+    dtype : torch.dtype
+        As in :func:`image_to_tensor`.
 
     Returns
     -------
     torch.Tensor
-        ``(count, *shape)`` in float32.
+        Of shape ``(count, *shape)``.
 
     Raises
     ------
@@ -209,7 +215,7 @@ def photo_crops(
         left = choose.randint(0, photo.width - side)
         top = choose.randint(0, photo.height - side)
         crop = photo.crop((left, top, left + side, top + side))
-        crops.append(image_to_tensor(crop, shape, torch.float32, stretch))
+        crops.append(image_to_tensor(crop, shape, dtype, stretch))
     return torch.stack(crops)
 
 

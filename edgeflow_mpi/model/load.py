@@ -7,10 +7,9 @@ stages that follow, and beside it the plain torch module as the oracle.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -206,13 +205,14 @@ def _load_factory(
     seed: int,
     progress: Progress,
 ) -> LoadedModel:
+    factory = _find_factory(spec)
     if not shapes:
         raise ModelError(
             f"the shape of the input of {spec} is not known: give it with --input-shape, for "
             "example --input-shape 1,3,224,224."
         )
     with progress.step(f"construct {spec}"):
-        module = _call_factory(spec, seed)
+        module = _call_factory(factory, spec, seed)
     note = f"weights as {spec} made them"
     if any(nn.parameter.is_lazy(p) for p in (*module.parameters(), *module.buffers())):
         _initialise_lazy(module, shapes, spec)
@@ -283,17 +283,15 @@ def _finish(
         )
     with progress.step("make the program functional"):
         program = decompose(original, spec)
-    value = program.graph.output_node().args[0]
-    assert isinstance(value, (tuple, list))
-    first = next(v.meta["val"] for v in value if isinstance(v, torch.fx.Node))
-    if categories is not None and (first.dim() < 2 or first.shape[1] != len(categories)):
+    names = output_names(program, spec)
+    if categories is not None and _classes(program) != len(categories):
         categories = None
     return LoadedModel(
         name=spec,
         program=program,
         module=module,
         inputs=inputs,
-        output_names=output_names(program, spec),
+        output_names=names,
         preprocessing=origin.preprocessing or _default_preprocessing(inputs),
         categories=categories,
         random_weights=origin.random_weights,
@@ -301,29 +299,35 @@ def _finish(
     )
 
 
-def _call_factory(spec: str, seed: int) -> nn.Module:
+def _find_factory(spec: str) -> Callable[[], object]:
     module_name, _, attribute = spec.rpartition(":")
     folder = str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
         found: object = importlib.import_module(module_name)
-    except Exception as error:
-        raise ModelError(f"{module_name} cannot be imported ({brief(error)}).") from error
+    except (Exception, SystemExit) as error:
+        raise ModelError(
+            f"the module {module_name} of --model {spec} cannot be imported ({brief(error)})."
+        ) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise ModelError(f"the module {module_name} has no {attribute}.")
         found = getattr(found, part)
     if not callable(found):
         raise ModelError(f"{spec} is not something to call: name a function or a class.")
+    return found
+
+
+def _call_factory(factory: Callable[[], object], spec: str, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            module = found()
-        except Exception as error:
+            module = factory()
+        except (Exception, SystemExit) as error:
             raise ModelError(f"{spec} failed when called ({brief(error)}).") from error
     if not isinstance(module, nn.Module):
-        raise ModelError(f"{spec} returned a {type(module).__name__}, and no torch.nn.Module.")
+        raise ModelError(f"{spec} returned {type(module).__name__}, which is no torch.nn.Module.")
     return module.cpu().eval()
 
 
@@ -334,6 +338,14 @@ def _initialise_lazy(module: nn.Module, shapes: tuple[InputShape, ...], spec: st
             module(*_examples(shapes))
     except Exception as error:
         raise ModelError(f"{spec} does not run on the given shape ({brief(error)}).") from error
+
+
+def _classes(program: ExportedProgram) -> int | None:
+    """Length of axis 1 of the first output."""
+    outputs = program.graph.output_node().args[0]
+    assert isinstance(outputs, (tuple, list))
+    first = next(v.meta["val"] for v in outputs if isinstance(v, torch.fx.Node))
+    return int(first.shape[1]) if first.dim() > 1 else None
 
 
 def _examples(shapes: tuple[InputShape, ...]) -> tuple[torch.Tensor, ...]:
