@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from mpi4py import MPI
 
 from edgeflow_mpi.cluster.agree import agree, broadcast
@@ -66,13 +65,6 @@ def outcome_everywhere(comm: MPI.Intracomm, work: Callable[[], object]) -> list[
     except EdgeflowError as error:
         mine = error
     return comm.allgather(mine)
-
-
-@pytest.fixture
-def shared_dir(comm: MPI.Intracomm, tmp_path: Path) -> Path:
-    """One folder for all ranks."""
-    folder: Path = comm.bcast(tmp_path, root=0)
-    return folder
 
 
 def test_no_error_is_no_error(comm: MPI.Intracomm) -> None:
