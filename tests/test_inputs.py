@@ -198,13 +198,15 @@ def test_a_folder_is_sorted_and_other_files_are_left_alone(
     assert [r.name for r in load_inputs(tmp_path, single)] == ["a.JPG", "b.png"]
 
 
-def test_batches_are_filled_with_the_last_image(batched: LoadedModel, tmp_path: Path) -> None:
-    paths = [write_image(tmp_path / f"{i}.png", (i, 0, 0)) for i in range(3)]
-    first, second = load_inputs(paths, batched)
-    assert first.name == "0.png … 1.png"
-    assert second.name == "2.png (the last image 2 times, to fill the batch of 2)"
-    assert torch.equal(second.tensors[0][0], second.tensors[0][1])
-    assert not torch.equal(first.tensors[0][0], first.tensors[0][1])
+def test_batches_are_filled_with_the_last_image(tmp_path: Path) -> None:
+    model = model_of(torch.zeros(3, 3, 4, 6), preprocessing=PLAIN)
+    paths = [write_image(tmp_path / f"{i}.png", (51 * i, 0, 0)) for i in range(5)]
+    first, second = load_inputs(paths, model)
+    assert first.name == "0.png … 2.png"
+    assert second.name == "3.png … 4.png (the last image 2 times, to fill the batch of 3)"
+    reds = [request.tensors[0][:, 0, 0, 0] for request in (first, second)]
+    torch.testing.assert_close(reds[0], torch.tensor([0.0, 0.2, 0.4]))
+    torch.testing.assert_close(reds[1], torch.tensor([0.6, 0.8, 0.8]))
 
 
 def test_the_default_is_a_photograph_and_a_batch_has_different_samples() -> None:

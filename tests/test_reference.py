@@ -103,9 +103,6 @@ def test_the_float64_reference_is_exact(kind: type[Plain]) -> None:
 
 def test_constants_without_a_type_do_not_narrow_the_reference() -> None:
     x = torch.randn(1, 2, 5, 4)
-    means = reference_outputs(model_of(Plain(), x), [x], torch.float64)[1]
-    maps = reference_outputs(model_of(Plain(), x), [x], torch.float64)[0]
-    assert means.shape == (1, 3) and maps.shape == (1, 3, 5, 4)
     model = model_of(Plain(), x)
     maps, means = reference_outputs(model, [x], torch.float64)
     assert float((means - maps.mean((2, 3))).abs().max()) < 1e-15
