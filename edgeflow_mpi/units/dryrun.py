@@ -1,20 +1,21 @@
 """All ranks run dry in one process, so that a deadlock is an exception and not a hung job.
 
 The rule is the executor's: all receives are posted at the start; a rank runs its first
-ready unit in the order of priority; a unit is ready when what it requires has been computed
-on its rank or has arrived; a unit's transfers leave when it has run. A transfer arrives only
-at a receive that names the very same transfer: nothing is buffered on the way.
+ready unit in the order of priority; a unit is ready when the inputs that its rank computes
+have been computed, and the transfers that it requires have arrived; a unit's transfers leave
+when it has run. A transfer arrives only at a receive that names the very same transfer:
+nothing is buffered on the way.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from edgeflow_mpi.units.faults import DeadlockError, Place, fault_at
-from edgeflow_mpi.units.tables import Requirement, Transfer, Unit, UnitTables
+from edgeflow_mpi.units.tables import Transfer, Unit, UnitTables
 from edgeflow_mpi.units.text import transfer_text
 
 
@@ -56,7 +57,7 @@ class _Run:
 
     def __init__(self, tables: UnitTables) -> None:
         self._tables = tables
-        self._own = [{unit.layer: unit for unit in units} for units in tables.ranks]
+        self._own = [{unit.layer for unit in units} for units in tables.ranks]
         self._missing: dict[_UnitKey, set[_Event]] = {}
         self._waiting: dict[_Event, list[_UnitKey]] = {}
         self._ready: list[list[int]] = [[] for _ in tables.ranks]
@@ -108,15 +109,11 @@ class _Run:
             if not self._missing[rank, position]:
                 heapq.heappush(self._ready[rank], position)
 
-    def _events(self, unit: Unit, rank: int) -> Iterable[_Event]:
+    def _events(self, unit: Unit, rank: int) -> Iterator[_Event]:
         for requirement in unit.requirements:
-            if self._reads_own(requirement, rank):
+            if requirement.producer in self._own[rank]:
                 yield _Computed(requirement.producer, rank)
             yield from requirement.transfers
-
-    def _reads_own(self, requirement: Requirement, rank: int) -> bool:
-        own = self._own[rank].get(requirement.producer)
-        return own is not None and bool(own.rows & requirement.rows)
 
 
 def _listed(events: Sequence[_Event]) -> str:
