@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, TextIO
 
 
@@ -18,7 +18,7 @@ class Progress(Protocol):
     def update(self, text: str) -> None:
         """How far the present step has come; may replace the last update."""
 
-    def step(self, text: str) -> object:
+    def step(self, text: str) -> AbstractContextManager[None]:
         """A context manager around one step; its duration is shown at the end."""
 
 

@@ -27,6 +27,7 @@ LAYERS = (
     ("units",),
     ("runtime",),
     ("report",),
+    ("job",),
     ("run", "__main__", "examples"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

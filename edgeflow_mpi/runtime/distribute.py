@@ -37,18 +37,33 @@ def distribute_weights(
     tables: UnitTables,
     weights: Mapping[str, Tensor],
     progress: Progress,
+    *,
+    had: UnitTables | None = None,
 ) -> dict[str, Tensor]:
     """Every rank's share of the weights; collective.
 
-    ``weights`` is read on rank 0 only. A weight that all ranks need is broadcast, any other
-    one is sent to each rank that needs it.
+    Parameters
+    ----------
+    comm : all its ranks must call this.
+    graph, tables : the same on every rank.
+    weights : all weights on rank 0; elsewhere those that ``had`` brought.
+    had : tables whose weights the ranks have already; nothing travels twice.
+
+    Returns
+    -------
+    dict
+        The weights that this rank's units name. A weight that all ranks lack is broadcast,
+        any other one is sent to each rank that lacks it.
     """
     rank = comm.Get_rank()
     needers: dict[str, list[int]] = {}
     for other in range(tables.size):
+        old = set(needed_weights(graph, had, other)) if had is not None else set()
         for name in needed_weights(graph, tables, other):
-            needers.setdefault(name, []).append(other)
-    mine: dict[str, Tensor] = {}
+            if other == 0 or name not in old:
+                needers.setdefault(name, []).append(other)
+    names = needed_weights(graph, tables, rank)
+    mine = {name: weights[name] for name in names if name in weights}
     total = sum(graph.weight_specs[name].size_bytes for name in needers)
     done = 0
     for name, ranks in needers.items():

@@ -29,20 +29,27 @@ class WaitPolicy:
 
 def run_request(
     executor: Executor, request: Mapping[str, torch.Tensor], policy: WaitPolicy
-) -> dict[str, torch.Tensor]:
+) -> float:
     """Run one request to its end, the completion of this rank's sends included.
+
+    Returns
+    -------
+    float
+        Seconds until this rank's last unit was done: on rank 0, the latency.
 
     Raises
     ------
     RuntimeFailure
         If a unit fails, or nothing arrives for ``policy.timeout_s``.
     """
+    started_s = time.perf_counter()
     executor.begin(request)
     while not executor.finished:
         if not executor.step():
             _wait(executor, policy)
+    finished_s = time.perf_counter()
     _drain(executor, policy)
-    return executor.outputs()
+    return finished_s - started_s
 
 
 def _wait(executor: Executor, policy: WaitPolicy) -> None:

@@ -1,0 +1,51 @@
+"""What every stage of the job needs to know about this rank."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgeflow_mpi.cluster.affinity import Affinity
+from edgeflow_mpi.job.options import Options
+from edgeflow_mpi.progress import Progress
+
+
+@dataclass(frozen=True)
+class Context:
+    """This rank's view of the job.
+
+    ``comm`` is the job's communicator (mpi4py's; not imported here). ``progress`` speaks on
+    rank 0 only. ``timings_s`` collects the duration of the set-up stages.
+    """
+
+    options: Options
+    comm: Any
+    affinity: Affinity
+    progress: Progress
+    mpi_library: str
+    tag_limit: int
+    timings_s: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def rank(self) -> int:
+        return int(self.comm.Get_rank())
+
+    @property
+    def size(self) -> int:
+        return int(self.comm.Get_size())
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0, which has the model, the inputs and the plan."""
+        return self.rank == 0
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the body's duration to ``timings_s[stage]``."""
+        started_s = time.monotonic()
+        yield
+        spent_s = time.monotonic() - started_s
+        self.timings_s[stage] = self.timings_s.get(stage, 0.0) + spent_s

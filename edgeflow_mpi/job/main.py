@@ -1,0 +1,205 @@
+"""The whole job, stage by stage. Every rank runs this; rank 0 decides and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from edgeflow_mpi.cluster.agree import agreed, broadcast
+from edgeflow_mpi.cluster.profile import Profile
+from edgeflow_mpi.job.check import verify_answers, verify_layers, with_layers
+from edgeflow_mpi.job.context import Context
+from edgeflow_mpi.job.serve import (
+    Measured,
+    OpenTransport,
+    fits,
+    hand_out_weights,
+    measure,
+    open_session,
+    rank_stats,
+    single_rank,
+)
+from edgeflow_mpi.job.setup import (
+    Task,
+    check_ranks_agree,
+    load_task,
+    make_profile,
+    make_tables,
+    plan_tables,
+    versions,
+)
+from edgeflow_mpi.report.answers import describe_answers, save_outputs
+from edgeflow_mpi.report.results import (
+    Latency,
+    RankStats,
+    RunReport,
+    SingleDevice,
+    Timings,
+    Verification,
+    write_json,
+)
+from edgeflow_mpi.report.summary import summary
+from edgeflow_mpi.runtime.session import Session
+from edgeflow_mpi.units.tables import UnitTables
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Baseline:
+    """The whole model on ``rank``, ready to run beside the plan."""
+
+    session: Session
+    rank: int
+
+
+def run_job(context: Context, open_transport: OpenTransport) -> int:
+    """Set up, answer, check and report; the exit status of this rank.
+
+    Raises
+    ------
+    RuntimeFailure
+        On the rank that failed while requests were under way: the job must be aborted.
+    EdgeflowError
+        Anything else, the same on all ranks.
+    """
+    torch.set_grad_enabled(False)
+    options = context.options
+    hosts = check_ranks_agree(context)
+    task = load_task(context)
+    wants_profile = options.plan is None or options.baseline
+    profile = make_profile(context, task) if wants_profile else None
+    tables = make_tables(context, task, profile)
+    weights = hand_out_weights(context, task, tables, None, {})
+    session = open_session(context, task, tables, weights, open_transport)
+    baseline = _open_baseline(context, task, profile, tables, weights, open_transport)
+    alone = 0 if baseline is None else baseline.rank
+    context.progress.say("requests")
+    ours, theirs = measure(
+        context, task, session, None if baseline is None else baseline.session, alone
+    )
+    mine = rank_stats(context, task.graph, tables, ours, hosts[context.rank])
+    per_rank = context.comm.gather(mine, root=0)
+    verification = _verify(context, task, tables, weights, ours, open_transport)
+    status = 0
+    with agreed(context.comm):
+        if context.first:
+            single = None
+            if theirs is not None:
+                single = SingleDevice(Latency(_ms(theirs.latencies_s)).median_ms, alone)
+            report = _report(context, task, tables, ours, per_rank, single, verification)
+            status = _present(context, task, ours, report)
+    return int(context.comm.bcast(status, root=0))
+
+
+def _ms(seconds: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(value * 1e3 for value in seconds)
+
+
+def _open_baseline(
+    context: Context,
+    task: Task,
+    profile: Profile | None,
+    tables: UnitTables,
+    weights: Mapping[str, Tensor],
+    open_transport: OpenTransport,
+) -> _Baseline | None:
+    """The best single device's session, or None if it is not wanted or fits nowhere."""
+    if not context.options.baseline:
+        return None
+
+    def make() -> tuple[UnitTables, int] | None:
+        assert profile is not None
+        if not any(fits(task.graph, device.memory_bytes) for device in profile.devices):
+            return None
+        alone = plan_tables(context, task, profile, "single")
+        rank = single_rank(task.graph, alone)
+        return (alone, rank) if fits(task.graph, profile.devices[rank].memory_bytes) else None
+
+    found = broadcast(context.comm, make)
+    if found is None:
+        context.progress.say("  the whole model fits on no single device: no baseline")
+        return None
+    alone, rank = found
+    theirs = hand_out_weights(context, task, alone, tables, weights)
+    return _Baseline(open_session(context, task, alone, theirs, open_transport), rank)
+
+
+def _verify(
+    context: Context,
+    task: Task,
+    tables: UnitTables,
+    weights: Mapping[str, Tensor],
+    ours: Measured,
+    open_transport: OpenTransport,
+) -> Verification | None:
+    """Compare with the undivided model, as far as the options ask for it; collective."""
+    options = context.options
+    if not (options.verify or options.verify_layers):
+        return None
+    verification: Verification | None = None
+    with agreed(context.comm):
+        if context.first:
+            with context.progress.step("the undivided model in plain torch, float64"):
+                verification = verify_answers(context, task, ours.answers)
+    if options.verify_layers:
+        keeping = open_session(context, task, tables, weights, open_transport, keep=True)
+        with context.progress.step("every layer in plain torch, float64"):
+            comparison = verify_layers(context, task, keeping)
+        keeping.close()
+        if verification is not None:
+            verification = with_layers(verification, comparison)
+    return verification
+
+
+def _report(
+    context: Context,
+    task: Task,
+    tables: UnitTables,
+    ours: Measured,
+    per_rank: list[RankStats],
+    single: SingleDevice | None,
+    verification: Verification | None,
+) -> RunReport:
+    assert task.model is not None
+    times = context.timings_s
+    return RunReport(
+        model=task.model.name,
+        weights_note=task.model.weights_note,
+        random_weights=task.model.random_weights,
+        partitioner=tables.partitioner,
+        input_shapes=tuple(spec.shape for spec in task.model.inputs),
+        requests=tuple(request.name for request in task.requests),
+        latency=Latency(_ms(ours.latencies_s)),
+        per_rank=tuple(per_rank),
+        single_device=single,
+        predicted_ms=None if tables.predicted_s is None else tables.predicted_s * 1e3,
+        verification=verification,
+        timings=Timings(
+            capture_s=times.get("capture", 0.0),
+            profile_s=times.get("profile", 0.0),
+            partition_s=times.get("partition", 0.0),
+            compile_s=times.get("compile", 0.0),
+            distribute_s=times.get("distribute", 0.0),
+        ),
+        versions=versions(context),
+        warmup=context.options.warmup,
+        repeat=context.options.repeat,
+    )
+
+
+def _present(context: Context, task: Task, ours: Measured, report: RunReport) -> int:
+    """Rank 0: print and write what was asked for; 1 if the verification failed."""
+    options = context.options
+    assert task.model is not None
+    if options.output is not None:
+        save_outputs(options.output, task.graph.output_names, ours.answers)
+    if options.json is not None:
+        write_json(report, options.json)
+    print(describe_answers(task.model, task.requests, ours.answers))
+    print()
+    print(summary(report), flush=True)
+    verification = report.verification
+    return 0 if verification is None or verification.passed else 1

@@ -1,0 +1,173 @@
+"""The command line of the job. Nothing heavy is imported here: it runs before MPI starts."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from edgeflow_mpi import __version__
+from edgeflow_mpi.errors import InputError
+
+DEFAULT_MODEL = "torchvision:resnet50"
+PARTITIONERS = ("lp", "equal", "proportional", "single", "random")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for; field by field the options of :func:`parse_options`."""
+
+    model: str
+    weights: Path | None
+    input_shapes: tuple[str, ...]
+    inputs: tuple[Path, ...]
+    output: Path | None
+    partitioner: str
+    profile: Path | None
+    save_profile: Path | None
+    plan: Path | None
+    save_plan: Path | None
+    repeat: int
+    warmup: int
+    baseline: bool
+    verify: bool
+    verify_layers: bool
+    plant_fault: str | None
+    json: Path | None
+    threads: int | None
+    seed: int
+    cache: Path | None
+    remeasure: bool
+    timeout_s: float
+    quiet: bool
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises instead of exiting, so that one rank can say it for all."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see python -m edgeflow_mpi.run --help)")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number of seconds")
+    return value
+
+
+for _type, _name in ((_count, "count"), (_positive, "number"), (_seconds, "number of seconds")):
+    _type.__name__ = _name  # argparse shows it in "invalid ... value"
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m edgeflow_mpi.run",
+        description="Answer requests with one vision model divided among the ranks of an MPI job.",
+        epilog="Example: mpirun -hostfile edges.txt python -m edgeflow_mpi.run --verify",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"edgeflow_mpi {__version__}")
+    what = parser.add_argument_group("model and data (read on rank 0 only)")
+    what.add_argument(
+        "--model", default=DEFAULT_MODEL, metavar="MODEL",
+        help="torchvision:NAME, FILE.pt2 (a torch.export program), or package.module:factory "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    what.add_argument(
+        "--weights", type=Path, metavar="FILE",
+        help="safetensors, or a torch state dict; without it torchvision models have random "
+        "weights, calibrated so that the answer depends on the input",
+    )  # fmt: skip
+    what.add_argument(
+        "--input-shape", action="append", default=[], metavar="SHAPE", dest="input_shapes",
+        help="such as 1,3,224,224 or 1,16:int64; once for each input of the model",
+    )  # fmt: skip
+    what.add_argument(
+        "--input", type=Path, nargs="+", default=[], metavar="FILE", dest="inputs",
+        help="image files, a folder of images, .npy or .npz (default: a photograph)",
+    )  # fmt: skip
+    what.add_argument("--output", type=Path, metavar="FILE.npz", help="save the answer tensors")
+    what.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of random weights and random plans"
+    )
+    how = parser.add_argument_group("plan")
+    how.add_argument(
+        "--partitioner", default="lp", choices=PARTITIONERS,
+        help="how rows are divided (default: %(default)s)",
+    )  # fmt: skip
+    how.add_argument(
+        "--profile", type=Path, metavar="FILE.yaml", help="use this profile; measure nothing"
+    )
+    how.add_argument("--save-profile", type=Path, metavar="FILE.yaml", help="keep the profile")
+    how.add_argument("--plan", type=Path, metavar="FILE", help="run these saved unit tables")
+    how.add_argument("--save-plan", type=Path, metavar="FILE", help="keep the unit tables as text")
+    how.add_argument(
+        "--cache", type=Path, metavar="DIR", help="where profiles are kept between runs"
+    )
+    how.add_argument(
+        "--remeasure", action="store_true", help="measure even if the cache has a profile"
+    )
+    run = parser.add_argument_group("run")
+    run.add_argument("--repeat", type=_positive, default=10, metavar="N", help="timed requests")
+    run.add_argument("--warmup", type=_count, default=2, metavar="N", help="untimed requests first")
+    run.add_argument(
+        "--threads", type=_positive, metavar="N",
+        help="threads of every rank (default: its share of the cores of its host)",
+    )  # fmt: skip
+    run.add_argument(
+        "--no-baseline", action="store_false", dest="baseline",
+        help="do not measure the best single device for comparison",
+    )  # fmt: skip
+    run.add_argument(
+        "--timeout", type=_seconds, default=60.0, metavar="S", dest="timeout_s",
+        help="give up when nothing has arrived for so long (default: %(default)s s)",
+    )  # fmt: skip
+    check = parser.add_argument_group("check and report")
+    check.add_argument(
+        "--verify", action="store_true",
+        help="compare with the undivided model in plain torch (float64); fail if it differs",
+    )  # fmt: skip
+    check.add_argument(
+        "--verify-layers", action="store_true",
+        help="compare after every layer and name the first that differs",
+    )  # fmt: skip
+    check.add_argument(
+        "--plant-fault", metavar="LAYER",
+        help="zero one halo row that LAYER receives (or 'any'), to see the verification fail",
+    )  # fmt: skip
+    check.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
+    check.add_argument("--quiet", action="store_true", help="no progress, only the result")
+    return parser
+
+
+def parse_options(argv: Sequence[str] | None = None) -> Options:
+    """Read the command line.
+
+    Raises
+    ------
+    InputError
+        If it is not understood; the sentence says which part.
+    SystemExit
+        After ``--help`` and ``--version``.
+    """
+    values = vars(build_parser().parse_args(argv))
+    values["input_shapes"] = tuple(values["input_shapes"])
+    values["inputs"] = tuple(values["inputs"])
+    return Options(**values)

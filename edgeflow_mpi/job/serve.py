@@ -1,0 +1,233 @@
+"""Answering requests: the plan under test and, beside it, the best single device."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from edgeflow_mpi.cluster.affinity import apply_threads, bind_to
+from edgeflow_mpi.cluster.agree import agreed
+from edgeflow_mpi.graph.types import Graph
+from edgeflow_mpi.job.context import Context
+from edgeflow_mpi.job.setup import Task
+from edgeflow_mpi.report.results import RankStats
+from edgeflow_mpi.runtime.distribute import distribute_weights
+from edgeflow_mpi.runtime.session import Answer, Session, choose_fault
+from edgeflow_mpi.runtime.transport import Transport
+from edgeflow_mpi.runtime.waiting import WaitPolicy
+from edgeflow_mpi.units.tables import UnitTables
+
+Tensor = torch.Tensor
+_ROUNDS = 4
+
+OpenTransport = Callable[[], Transport]
+"""Makes channels over a communicator of their own; collective."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Timed requests of one session: on rank 0 their latencies and the first answers."""
+
+    latencies_s: tuple[float, ...]
+    answers: tuple[tuple[Tensor, ...], ...]
+    compute_s: float
+    wait_s: float
+
+
+def hand_out_weights(
+    context: Context,
+    task: Task,
+    tables: UnitTables,
+    had: UnitTables | None,
+    mine: Mapping[str, Tensor],
+) -> dict[str, Tensor]:
+    """This rank's weights for ``tables``; what ``had`` brought does not travel again."""
+    with context.timed("distribute"), context.progress.step("weights to the ranks that need them"):
+        held = task.weights if context.first else mine
+        found = distribute_weights(
+            context.comm, task.graph, tables, held, context.progress, had=had
+        )
+        with agreed(context.comm):
+            pass
+    return found
+
+
+def open_session(
+    context: Context,
+    task: Task,
+    tables: UnitTables,
+    weights: Mapping[str, Tensor],
+    open_transport: OpenTransport,
+    *,
+    keep: bool = False,
+) -> Session:
+    """Prepare this rank's units; collective."""
+    options = context.options
+    transport = open_transport()
+    session: Session | None = None
+    with agreed(context.comm):
+        dropped = None
+        if options.plant_fault is not None:
+            dropped = choose_fault(tables, task.graph, options.plant_fault)
+            context.progress.say(
+                f"  planted fault: rank {dropped.dest} loses row {dropped.rows.start} of "
+                f"{dropped.producer}, which it receives for {dropped.consumer}"
+            )
+        policy = WaitPolicy(timeout_s=options.timeout_s)
+        session = Session(
+            task.graph, task.needs, tables, context.rank, weights, transport, policy,
+            keep=keep, dropped=dropped,
+        )  # fmt: skip
+    assert session is not None
+    return session
+
+
+def single_rank(graph: Graph, tables: UnitTables) -> int:
+    """The rank that computes everything in the tables of a single-device plan."""
+    computing = {
+        unit.rank
+        for units in tables.ranks
+        for unit in units
+        if graph.by_name[unit.layer].kind == "compute"
+    }
+    (rank,) = computing or {0}
+    return rank
+
+
+def fits(graph: Graph, memory_bytes: int) -> bool:
+    """Whether the whole model runs in so much memory: weights packed beside plain, tensors."""
+    weights = sum(spec.size_bytes for spec in graph.weight_specs.values())
+    widest = max(
+        layer.out.size_bytes + sum(spec.size_bytes for spec in graph.input_specs(layer))
+        for layer in graph.layers
+    )
+    return 2 * weights + 2 * widest < memory_bytes
+
+
+def measure(
+    context: Context, task: Task, session: Session, baseline: Session | None, alone: int
+) -> tuple[Measured, Measured | None]:
+    """Timed requests through both sessions, a few of each in turn; collective.
+
+    ``alone`` is the rank that runs the baseline; while it does, it has all cores of its
+    host, and the other ranks sleep.
+    """
+    options = context.options
+    count = max(options.repeat, context.comm.bcast(len(task.requests), root=0))
+    rounds = min(_ROUNDS, count)
+    shares = [count // rounds + (i < count % rounds) for i in range(rounds)]
+    ours = _Series(context, task, session)
+    theirs = None if baseline is None else _Series(context, task, baseline)
+    ours.run(options.warmup, timed=False)
+    if theirs is not None:
+        with _all_cores(context, alone):
+            theirs.run(options.warmup, timed=False)
+    for share in shares:
+        ours.run(share, timed=True)
+        if theirs is not None:
+            with _all_cores(context, alone):
+                theirs.run(share, timed=True)
+    return ours.measured(), None if theirs is None else theirs.measured()
+
+
+class _Series:
+    """Requests through one session, block by block, and what they took."""
+
+    def __init__(self, context: Context, task: Task, session: Session) -> None:
+        self._context = context
+        self._requests = task.requests
+        self._session = session
+        self._latencies_s: list[float] = []
+        self._answers: dict[int, tuple[Tensor, ...]] = {}
+        self._compute_s = self._wait_s = 0.0
+
+    def run(self, count: int, *, timed: bool) -> None:
+        """A block of requests that starts on all ranks together; collective."""
+        with agreed(self._context.comm):
+            pass
+        clock = self._session.executor.clock
+        clock.reset()
+        for _ in range(count):
+            answer = self._one(timed)
+            if timed:
+                self._latencies_s.append(answer.latency_s)
+        if timed:
+            self._compute_s += clock.compute_s
+            self._wait_s += clock.wait_s
+        with agreed(self._context.comm):
+            pass
+
+    def _one(self, timed: bool) -> Answer:
+        if not self._context.first:
+            return self._session.run(())
+        which = len(self._latencies_s) % len(self._requests) if timed else 0
+        answer = self._session.run(self._requests[which].tensors)
+        if timed:
+            self._answers.setdefault(which, answer.outputs)
+            done = len(self._latencies_s) + 1
+            self._context.progress.update(
+                f"request {done} ({self._session.tables.partitioner}): "
+                f"{answer.latency_s * 1e3:.1f} ms"
+            )
+        return answer
+
+    def measured(self) -> Measured:
+        answers = tuple(self._answers[i] for i in sorted(self._answers))
+        return Measured(tuple(self._latencies_s), answers, self._compute_s, self._wait_s)
+
+
+@contextmanager
+def _all_cores(context: Context, rank: int) -> Iterator[None]:
+    """Give ``rank`` every core of its host for a while."""
+    if context.rank != rank:
+        yield
+        return
+    affinity = context.affinity
+    bind_to(affinity.host_cores)
+    apply_threads(context.options.threads or affinity.host_threads)
+    try:
+        yield
+    finally:
+        bind_to(affinity.cores)
+        apply_threads(affinity.threads)
+
+
+def rank_stats(
+    context: Context, graph: Graph, tables: UnitTables, measured: Measured, host: str
+) -> RankStats:
+    """This rank's line of the report."""
+    units = tables.ranks[context.rank]
+    count = max(len(measured.latencies_s), 1)
+    sent = [transfer for unit in units for transfer in unit.forwards]
+    producers = graph.by_name
+    size = sum(
+        producers[t.producer].out.size_bytes
+        if producers[t.producer].combine
+        else producers[t.producer].out.row_bytes * t.rows.rows
+        for t in sent
+    )
+    # Linux counts kilobytes, macOS bytes.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return RankStats(
+        rank=context.rank,
+        host=host,
+        units=len(units),
+        rows=sum(unit.owned.rows for unit in units if producers[unit.layer].kind == "compute"),
+        compute_ms=measured.compute_s / count * 1e3,
+        wait_ms=measured.wait_s / count * 1e3,
+        bytes_sent=size,
+        messages_sent=len(sent),
+        peak_memory_bytes=peak if sys.platform == "darwin" else peak * 1024,
+        threads=context.affinity.threads,
+    )
+
+
+__all__ = [
+    "Measured", "OpenTransport", "fits", "hand_out_weights", "measure",
+    "open_session", "rank_stats", "single_rank",
+]  # fmt: skip

@@ -1,0 +1,171 @@
+"""From options to a job that can answer requests: model, profile, plan, weights.
+
+Every function here is collective. Rank 0 does the work that needs the model; its failures,
+and anybody else's, become the same error on all ranks.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import mpi4py
+import numpy as np
+import torch
+
+import edgeflow_mpi
+from edgeflow_mpi.cluster.agree import agreed, broadcast
+from edgeflow_mpi.cluster.hosts import crowding_warning
+from edgeflow_mpi.cluster.profile import Profile
+from edgeflow_mpi.cluster.profiling import profile_for
+from edgeflow_mpi.errors import ClusterError
+from edgeflow_mpi.graph.capture import capture
+from edgeflow_mpi.graph.needs import Needs
+from edgeflow_mpi.graph.types import Graph
+from edgeflow_mpi.job.context import Context
+from edgeflow_mpi.model.inputs import Request, load_inputs
+from edgeflow_mpi.model.load import LoadedModel, load_model, parse_input_shape
+from edgeflow_mpi.partition.cost import predict
+from edgeflow_mpi.partition.search import plan_model
+from edgeflow_mpi.units.compile import compile_tables
+from edgeflow_mpi.units.tables import UnitTables
+from edgeflow_mpi.units.text import check_ranks, load_tables, save_tables
+from edgeflow_mpi.units.verify import verify_tables
+
+Tensor = torch.Tensor
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be computed. ``model``, ``weights`` and ``requests`` exist on rank 0 only."""
+
+    graph: Graph
+    needs: Needs
+    model: LoadedModel | None
+    weights: Mapping[str, Tensor]
+    requests: tuple[Request, ...]
+
+
+def check_ranks_agree(context: Context) -> tuple[str, ...]:
+    """Host names by rank; refuses ranks that run different versions of this package."""
+    mine = (socket.gethostname(), edgeflow_mpi.__version__, str(torch.__version__))
+    everyone = broadcast_all(context, mine)
+    hosts = tuple(host for host, _, _ in everyone)
+    _, version, torch_version = everyone[0]
+    with agreed(context.comm):
+        for rank, (host, other, _) in enumerate(everyone):
+            if other != version and context.first:
+                raise ClusterError(
+                    f"rank {rank} ({host}) runs edgeflow_mpi {other} but rank 0 runs {version}: "
+                    "install the same version on every device"
+                )
+    for rank, (host, _, other) in enumerate(everyone):
+        if other != torch_version:
+            context.progress.say(
+                f"warning: rank {rank} ({host}) has torch {other} but rank 0 has {torch_version}; "
+                "answers may differ by rounding"
+            )
+    warning = crowding_warning(hosts, os.environ.get("EDGEFLOW_LOCAL") == "1")
+    if warning is not None:
+        context.progress.say(f"warning: {warning}")
+    return hosts
+
+
+def broadcast_all(context: Context, mine: tuple[str, str, str]) -> list[tuple[str, str, str]]:
+    """Everybody's value on every rank, in rank order."""
+    with agreed(context.comm):
+        pass  # whoever comes late is waited for without spinning
+    return list(context.comm.allgather(mine))
+
+
+def versions(context: Context) -> dict[str, str]:
+    return {
+        "edgeflow_mpi": edgeflow_mpi.__version__,
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+        "mpi4py": mpi4py.__version__,
+        "mpi": context.mpi_library,
+    }
+
+
+def load_task(context: Context) -> Task:
+    """Rank 0 loads and captures the model; every rank gets the graph, without weights."""
+    options = context.options
+    model: LoadedModel | None = None
+    weights: Mapping[str, Tensor] = {}
+    requests: tuple[Request, ...] = ()
+
+    def make() -> Graph:
+        nonlocal model, weights, requests
+        shapes = [parse_input_shape(text) for text in options.input_shapes] or None
+        model = load_model(
+            options.model,
+            weights=options.weights,
+            input_shapes=shapes,
+            seed=options.seed,
+            progress=context.progress,
+        )
+        requests = load_inputs(options.inputs or None, model)
+        with context.progress.step("layers fused into a graph"):
+            graph, weights = capture(model.program, model.name, model.output_names)
+        return graph
+
+    with context.timed("capture"):
+        graph = broadcast(context.comm, make)
+    return Task(graph, Needs(graph), model, weights, requests)
+
+
+def make_profile(context: Context, task: Task) -> Profile | None:
+    """The profile, on rank 0; None elsewhere, and where a saved plan makes it needless."""
+    options = context.options
+    with context.timed("profile"):
+        return profile_for(
+            context.comm,
+            task.graph,
+            task.needs,
+            profile_path=options.profile,
+            save_path=options.save_profile,
+            cache_dir=options.cache,
+            remeasure=options.remeasure,
+            progress=context.progress,
+        )
+
+
+def make_tables(context: Context, task: Task, profile: Profile | None) -> UnitTables:
+    """Unit tables of the plan that the options ask for, verified, on every rank."""
+    options = context.options
+
+    def make() -> UnitTables:
+        if options.plan is not None:
+            with context.timed("compile"):
+                tables = load_tables(options.plan)
+                check_ranks(tables, context.size)
+                verify_tables(task.graph, task.needs, tables, tag_limit=context.tag_limit)
+        else:
+            tables = plan_tables(context, task, profile, options.partitioner)
+        if options.save_plan is not None:
+            save_tables(tables, options.save_plan)
+        return tables
+
+    return broadcast(context.comm, make)
+
+
+def plan_tables(
+    context: Context, task: Task, profile: Profile | None, partitioner: str
+) -> UnitTables:
+    """Plan, compile and verify on rank 0."""
+    assert profile is not None
+    with context.timed("partition"), context.progress.step(f"plan ({partitioner})"):
+        plan = plan_model(
+            task.graph, task.needs, profile, partitioner,
+            progress=context.progress, seed=context.options.seed,
+        )  # fmt: skip
+    if plan.predicted_s is None:
+        forecast = predict(task.graph, task.needs, profile, plan)
+        plan = replace(plan, predicted_s=forecast.makespan_s)
+    with context.timed("compile"):
+        tables = compile_tables(task.graph, task.needs, plan, tag_limit=context.tag_limit)
+        verify_tables(task.graph, task.needs, tables, tag_limit=context.tag_limit)
+    return tables
