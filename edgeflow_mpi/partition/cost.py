@@ -22,16 +22,13 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from edgeflow_mpi.cluster.profile import LayerCost, Profile
 from edgeflow_mpi.errors import ProfileError
+from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph, Layer
 from edgeflow_mpi.partition.flow import Flow, Traffic, trace_flows
 from edgeflow_mpi.partition.plan import Plan
-
-if TYPE_CHECKING:
-    from edgeflow_mpi.graph.needs import Needs
 
 FREE = LayerCost(0.0, 0.0)
 

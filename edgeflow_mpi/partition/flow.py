@@ -18,14 +18,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
+from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph, Layer
 from edgeflow_mpi.partition.plan import Plan
 from edgeflow_mpi.spans import Span, subtract
-
-if TYPE_CHECKING:
-    from edgeflow_mpi.graph.needs import Needs
 
 
 @dataclass(frozen=True, order=True)

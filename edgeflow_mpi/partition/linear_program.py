@@ -68,9 +68,9 @@ def linear_step(
     """
     active = np.flatnonzero(np.diff(x) > 1e-6)
     count = len(active)
-    if count < 2:
-        return None
     unit_s = float(problem.score(x)[0])  # times in units of it: HiGHS's tolerances are absolute
+    if count < 2 or unit_s <= 0.0:
+        return None
     start, stop, finish, latest = _variables(problem, count)
     work = (stop - start).times(problem.per_row_s[active] / unit_s)
     work = work.plus(problem.fixed_s[active] / unit_s)

@@ -63,6 +63,7 @@ References
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -112,8 +113,8 @@ def solve_layer(problem: LayerProblem, starts: Iterable[Sequence[int]]) -> Ints:
     PlanError
         The solver failed in a way that says nothing about the problem.
     """
-    floor_s, balanced = balance(problem)
-    points = [*starts, *(_round(balanced, 0.5)[None].tolist()), *_alone(problem)]
+    floor_s, _ = balance(problem, np.arange(problem.ranks))
+    points = [*starts, *_on_fewer(problem)]
     candidates = np.unique(np.array(points, dtype=np.int64), axis=0)
     scores = problem.score(candidates)
     order = np.lexsort((scores[:, 1], scores[:, 0]))
@@ -132,32 +133,26 @@ def solve_layer(problem: LayerProblem, starts: Iterable[Sequence[int]]) -> Ints:
 CUTS = tuple(i / 8 for i in range(8))
 
 
-def balance(problem: LayerProblem) -> tuple[float, Floats]:
+def balance(problem: LayerProblem, among: Ints) -> tuple[float, Floats]:
     """The least T for which all rows fit if no rows had to travel, and breakpoints for it.
 
-    T bounds the problem's optimum from below. Devices that cannot start before T get nothing.
+    Only positions ``among`` (not empty) get rows, and of those only ones that can start before T.
+    For all positions together T bounds the problem's optimum from below.
     """
-    start_s = problem.ready_s + problem.fixed_s
-    slowest = start_s + problem.per_row_s * problem.rows
-    low_s, high_s = float(start_s.min()), float(slowest.min())
-
-    def shares(at_s: float) -> Floats:
-        left_s = np.maximum(at_s - start_s, 0.0)
-        full = np.where(left_s > 0.0, float(problem.rows), 0.0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(problem.per_row_s > 0.0, left_s / problem.per_row_s, full)
-
-    for _ in range(60):
-        middle_s = 0.5 * (low_s + high_s)
-        if shares(middle_s).sum() < problem.rows:
-            low_s = middle_s
-        else:
-            high_s = middle_s
-    counts = shares(high_s)
-    counts *= problem.rows / max(counts.sum(), 1e-300)
+    start_s = (problem.ready_s + problem.fixed_s)[among]
+    rows_per_s = 1.0 / np.maximum(problem.per_row_s[among], 1e-12)
+    order = np.argsort(start_s, kind="stable")
+    # With the m earliest devices at work, T is where their rows add up. T falls with m as long
+    # as the m-th starts before it.
+    speed = np.cumsum(rows_per_s[order])
+    level_s = (problem.rows + np.cumsum((start_s * rows_per_s)[order])) / speed
+    best_s = float(level_s.min())
+    counts = np.zeros(problem.ranks)
+    counts[among] = np.maximum(best_s - start_s, 0.0) * rows_per_s
     x = np.concatenate([[0.0], np.cumsum(counts)])
+    x *= problem.rows / x[-1]
     x[-1] = problem.rows
-    return low_s, np.minimum(x, problem.rows)
+    return best_s, np.minimum(x, float(problem.rows))
 
 
 def _scaled(timeline: Timeline, layer: Layer, ranks: Sequence[int]) -> list[tuple[int, ...]]:
@@ -176,10 +171,15 @@ def _scaled(timeline: Timeline, layer: Layer, ranks: Sequence[int]) -> list[tupl
     return found
 
 
-def _alone(problem: LayerProblem) -> list[list[int]]:
-    """Each device with all rows."""
+def _on_fewer(problem: LayerProblem) -> list[Ints]:
+    """All rows on each device alone, and balanced over the m that would then be earliest."""
     k = problem.ranks
-    return [[0] * (i + 1) + [problem.rows] * (k - i) for i in range(k)]
+    alone = np.array([[0] * (i + 1) + [problem.rows] * (k - i) for i in range(k)])
+    earliest = np.argsort(problem.score(alone)[:, 0], kind="stable")
+    balanced = [
+        _round(balance(problem, np.sort(earliest[:count]))[1], 0.5) for count in range(2, k + 1)
+    ]
+    return [*alone, *balanced]
 
 
 def _round(x: Floats, cut: float) -> Ints:
@@ -204,27 +204,27 @@ def _polish(problem: LayerProblem, x: Ints, score: Floats) -> tuple[Ints, Floats
 
 
 def _neighbours(x: Ints) -> Ints:
-    """Runs of breakpoints moved by one row, and points where one device has no rows."""
-    k = len(x) - 1
-    points = []
-    for first in range(1, k):
-        for last in range(first, k):
-            for step in (-1, 1):
-                moved = x.copy()
-                moved[first : last + 1] += step
-                points.append(moved)
-    for i in range(k):
-        if x[i + 1] > x[i]:
-            if i > 0:
-                moved = x.copy()
-                moved[i] = x[i + 1]
-                points.append(moved)
-            if i < k - 1:
-                moved = x.copy()
-                moved[i + 1] = x[i]
-                points.append(moved)
-    found = np.array(points)
+    """Runs of breakpoints moved by 1, 2, 4, ... rows, and points where one device has none."""
+    k, rows = len(x) - 1, int(x[-1])
+    steps = [1 << power for power in range(max(rows.bit_length() - 2, 1))]
+    moves = _run_moves(k)
+    shifted = [x + step * sign * moves for step in steps for sign in (1, -1)]
+    left, right = np.tile(x, (k - 1, 1)), np.tile(x, (k - 1, 1))
+    inner = np.arange(1, k)
+    left[inner - 1, inner] = x[inner + 1]  # the device after breakpoint i gives all to the left
+    right[inner - 1, inner] = x[inner - 1]  # the device before it gives all to the right
+    found = np.concatenate([*shifted, left, right])
     return found[(np.diff(found, axis=1) >= 0).all(axis=1)]
+
+
+@lru_cache
+def _run_moves(k: int) -> Ints:
+    """For every run of inner breakpoints, 1 where it moves."""
+    runs = [(first, last) for first in range(1, k) for last in range(first, k)]
+    moves = np.zeros((len(runs), k + 1), dtype=np.int64)
+    for row, (first, last) in zip(moves, runs, strict=True):
+        row[first : last + 1] = 1
+    return moves
 
 
 def _descend(problem: LayerProblem, x: Floats) -> list[Floats]:

@@ -88,15 +88,12 @@ def plan_model(
         )
     ranks = len(profile.devices)
     sets = device_sets(graph, profile) if scheme.chooses_devices else [tuple(range(ranks))]
-    best: Plan | None = None
-    best_s = 0.0
+    candidates = []
     for used in sets:
         progress.update(f"{partitioner} on {len(used)} of {ranks} devices")
         plan = scheme.partition(graph, needs, profile, used)
-        makespan_s = predict(graph, needs, profile, plan).makespan_s
-        if best is None or makespan_s < best_s:
-            best, best_s = plan, makespan_s
-    assert best is not None  # there is at least one set of devices
+        candidates.append((predict(graph, needs, profile, plan).makespan_s, plan))
+    best_s, best = min(candidates, key=lambda candidate: candidate[0])
     check_plan(graph, best)
     return replace(best, predicted_s=best_s)
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from edgeflow_mpi.cluster.profile import Device, LayerCost, Link, Profile
+from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Arg, Graph, In, Layer, Step, TensorSpec, Weight
+from edgeflow_mpi.partition.random import random_plan
+from edgeflow_mpi.partition.timeline import LayerProblem, Timeline
 
 
 class Builder:
@@ -202,3 +208,43 @@ def resnet50(rows: int = 224) -> Graph:
     at = build.pool(at)
     build.tiny(at)
     return build.graph()
+
+
+def random_profile(rng: random.Random, graph: Graph, ranks: int) -> Profile:
+    """Unlike devices, unlike links in both directions, fixed costs from none to large."""
+    links = {
+        (i, j): Link(rng.choice([0.0, 1e-5, 3e-4]), 10 ** rng.uniform(6, 9))
+        for i in range(ranks)
+        for j in range(ranks)
+        if i != j
+    }
+    speeds = [10 ** rng.uniform(6, 8) for _ in range(ranks)]
+    return profile(graph, speeds, fixed_s=rng.choice([0.0, 1e-5, 2e-4]), links=links)
+
+
+def random_problem(rng: random.Random, ranks: int, *, rows: int) -> LayerProblem:
+    """The problem of some divided layer, its predecessors planned at random."""
+    while True:
+        graph = random_graph(rng, rows=rows, layers=5)
+        needs = Needs(graph)
+        plan = random_plan(graph, needs, ranks, rng)
+        divided = [layer.name for layer in graph.layers if layer.splits]
+        if not divided:
+            continue
+        target = rng.choice(divided)
+        timeline = Timeline(graph, needs, random_profile(rng, graph, ranks))
+        for layer in graph.layers:
+            if layer.name == target:
+                return timeline.problem(layer, range(ranks))
+            timeline.commit(layer, plan.layers[layer.name])
+
+
+def every_split(rows: int, ranks: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    """All breakpoints of ``rows`` rows over ``ranks`` ranks."""
+    cuts = itertools.combinations_with_replacement(range(rows + 1), ranks - 1)
+    return np.array([(0, *cut, rows) for cut in cuts], dtype=np.int64)
+
+
+def optimum_s(problem: LayerProblem) -> float:
+    """The least largest finish time over all integer breakpoints, by trying them all."""
+    return float(problem.score(every_split(problem.rows, problem.ranks))[:, 0].min())
