@@ -6,12 +6,17 @@ import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import pytest
 from hypothesis import given, settings
-from unit_cases import BY_HAND, Case, cases, chain, reads_of, residual, squeeze
+from hypothesis import strategies as st
+from unit_cases import BY_HAND, Case, cases, chain, graphs, reads_of, residual, squeeze
 
 from edgeflow_mpi.errors import PlanError, TableError
+from edgeflow_mpi.graph.needs import Needs
+from edgeflow_mpi.graph.types import Graph
+from edgeflow_mpi.partition.random import random_plan
 from edgeflow_mpi.spans import EMPTY, Span
 from edgeflow_mpi.units.compile import compile_tables
 from edgeflow_mpi.units.dryrun import dry_run
@@ -141,6 +146,19 @@ def test_every_plan_compiles_to_tables_that_pass(case: Case) -> None:
     assert tables == case.compile()
     ran = dry_run(tables)
     assert [sorted(units, key=lambda u: u.index) for units in ran] == [*map(list, tables.ranks)]
+
+
+@given(graph=graphs(), ranks=st.integers(1, 8), seed=st.integers(0, 2**32))
+@settings(deadline=None)
+def test_random_plans_of_the_package_compile_as_well(graph: Graph, ranks: int, seed: int) -> None:
+    needs = Needs(graph)
+    plan = random_plan(graph, needs, ranks, Random(seed))
+    tables = compile_tables(graph, needs, plan)
+    verify_tables(graph, needs, tables)
+    assert tables.size == ranks
+    assert sum(unit.owned.rows for units in tables.ranks for unit in units) == sum(
+        layer.rows for layer in graph.layers
+    )
 
 
 @given(case=cases())
