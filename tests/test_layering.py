@@ -6,6 +6,8 @@ Imports are read from the source, so that those inside functions count as well.
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +29,7 @@ LAYERS = (
     ("units",),
     ("runtime",),
     ("report",),
+    ("job",),
     ("job",),
     ("run", "__main__", "examples"),
 )
@@ -132,3 +135,17 @@ def test_a_violation_is_seen(source: str, path: str, word: str) -> None:
 def test_what_is_allowed_passes(source: str, path: str) -> None:
     tree = ast.parse(source)
     assert layering_faults(tree, Path(path)) + mpi_faults(tree, Path(path)) == []
+
+
+def test_the_entry_point_loads_nothing_before_cores_and_mpi_are_set_up() -> None:
+    """Torch's thread pool and MPI must find the affinity and the settings that the job makes."""
+    code = "import sys, edgeflow_mpi.run; print(sorted({'torch', 'mpi4py'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
