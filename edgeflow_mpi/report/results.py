@@ -69,7 +69,7 @@ class RankStats:
     units : int
         Execution units that it runs.
     rows : int
-        Rows it owns, summed over all layers.
+        Rows it owns, summed over all layers that compute something.
     compute_ms, wait_ms : float
         Time in units, and time with no unit ready; typical of one request.
     bytes_sent, messages_sent : int
@@ -275,6 +275,8 @@ class RunReport:
         Runs of every request before and while measuring.
     notes : tuple of str
         Sentences for the reader, such as warnings of the set-up.
+    single_device_note : str
+        Why there is no ``single_device``, in a few words.
     """
 
     model: str
@@ -293,6 +295,7 @@ class RunReport:
     warmup: int = 0
     repeat: int = 1
     notes: tuple[str, ...] = ()
+    single_device_note: str = ""
 
     def __post_init__(self) -> None:
         if [stats.rank for stats in self.per_rank] != list(range(len(self.per_rank))):
@@ -319,8 +322,8 @@ class RunReport:
 
     @property
     def used(self) -> tuple[int, ...]:
-        """Ranks that the plan gives anything to do."""
-        return tuple(stats.rank for stats in self.per_rank if stats.units)
+        """Ranks that own rows; rank 0 has units even where it only passes tensors on."""
+        return tuple(stats.rank for stats in self.per_rank if stats.rows)
 
     @property
     def hosts(self) -> Mapping[str, int]:
