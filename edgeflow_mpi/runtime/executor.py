@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,7 +38,7 @@ class _Task:
     write: Callable[[Tensor], None]
     sends: tuple[int, ...]
     feeds: tuple[int, ...]
-    drops: tuple[str, ...]
+    reads: tuple[str, ...]
     needs_local: int
     needs_transfers: tuple[int, ...]
 
@@ -93,6 +94,7 @@ class Executor:
         self._receives: list[Transfer] = []
         self._tasks = self._prepare(needs, units, weights, keep)
         self._readers_of = self._waiters()
+        self._unread: Counter[str] = Counter()
         self._missing_local: list[int] = []
         self._missing_remote: list[int] = []
         self._here: set[int] = set()
@@ -109,16 +111,11 @@ class Executor:
         keep: bool,
     ) -> tuple[_Task, ...]:
         index_of = {unit.layer: i for i, unit in enumerate(units)}
-        last_reader: dict[str, int] = {}
         feeds: dict[int, list[int]] = {i: [] for i in range(len(units))}
         for i, unit in enumerate(units):
             for need in unit.requirements:
-                last_reader[need.producer] = i
                 if need.producer in index_of:
                     feeds[index_of[need.producer]].append(i)
-        drops: dict[int, list[str]] = {}
-        for name, i in last_reader.items():
-            drops.setdefault(i, []).append(name)
         incoming: dict[Transfer, int] = {}
         for unit in units:
             for need in unit.requirements:
@@ -140,7 +137,7 @@ class Executor:
                         self._transport.open_send(t, self.storage.region(t)) for t in unit.forwards
                     ),
                     tuple(feeds[i]),
-                    () if keep else tuple(drops.get(i, ())),
+                    () if keep else tuple(need.producer for need in unit.requirements),
                     sum(need.producer in index_of for need in unit.requirements),
                     tuple(sorted(transfers)),
                 )
@@ -184,6 +181,7 @@ class Executor:
         """Start a request; ``request`` maps input names to tensors on rank 0, else is empty."""
         self.storage.clear()
         self._request, self._outputs = request, {}
+        self._unread = Counter(name for task in self._tasks for name in task.reads)
         self._missing_local = [task.needs_local for task in self._tasks]
         self._missing_remote = [len(task.needs_transfers) for task in self._tasks]
         self._here.clear()
@@ -243,8 +241,10 @@ class Executor:
             ) from error
         if task.sends:
             self._transport.start_sends(task.sends)
-        if task.drops:
-            self.storage.drop(task.drops)
+        for name in task.reads:
+            self._unread[name] -= 1
+            if not self._unread[name]:
+                self.storage.drop(name)
         for reader in task.feeds:
             self._missing_local[reader] -= 1
             if self._missing_local[reader] == 0:

@@ -144,10 +144,9 @@ class Storage:
         rows = self._owned.get(name, EMPTY)
         return None if layer.combine or not rows else self.reader(name, rows)()
 
-    def drop(self, names: Iterable[str]) -> None:
-        """Forget tensors that nobody here will read again during this request."""
-        for name in names:
-            self._live.pop(name, None)
+    def drop(self, name: str) -> None:
+        """Forget a tensor that nobody here will read again during this request."""
+        self._live.pop(name, None)
 
     def clear(self) -> None:
         self._live.clear()
