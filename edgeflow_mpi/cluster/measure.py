@@ -63,6 +63,14 @@ class Timing:
     stretch: float
 
 
+@dataclass(frozen=True)
+class Computation:
+    """What was measured: per rank, signature -> cost, and the typical stretch in it."""
+
+    costs: tuple[Mapping[str, LayerCost], ...]
+    stretches: tuple[float, ...]
+
+
 @torch.inference_mode()
 def measure_compute(
     comm: Communicator,
@@ -72,7 +80,7 @@ def measure_compute(
     progress: Progress,
     budget_s: float = 3.0,
     prepare: Prepare = prepare,
-) -> tuple[Mapping[str, LayerCost], ...]:
+) -> Computation:
     """Measure every distinct compute layer on every rank; collective, same result everywhere.
 
     Parameters
@@ -92,8 +100,8 @@ def measure_compute(
 
     Returns
     -------
-    tuple of mappings
-        Per rank, signature -> cost.
+    Computation
+        Of all ranks.
 
     Raises
     ------
@@ -129,8 +137,10 @@ def measure_compute(
             except Exception as raised:  # noqa: BLE001 (all ranks learn of it at the next point)
                 error = _explained(layer, span, raised)
     agree(comm, error)
-    costs: list[Mapping[str, LayerCost]] = comm.allgather(_costs(timings))
-    return tuple(costs)
+    measured: list[tuple[Mapping[str, LayerCost], float]] = comm.allgather(_costs(timings))
+    return Computation(
+        tuple(costs for costs, _ in measured), tuple(stretch for _, stretch in measured)
+    )
 
 
 def distinct_layers(graph: Graph) -> tuple[Layer, ...]:
@@ -180,8 +190,10 @@ def time_calls(
     )
 
 
-def _costs(timings: Mapping[str, Mapping[int, Timing]]) -> dict[str, LayerCost]:
-    """Lines through this rank's timings.
+def _costs(
+    timings: Mapping[str, Mapping[int, Timing]],
+) -> tuple[Mapping[str, LayerCost], float]:
+    """Lines through this rank's timings, and the stretch that is in them.
 
     A single-threaded kernel that runs for less than a scheduler's time slice is rarely
     interrupted, so its median duration would not show that its core is shared. Its
@@ -189,19 +201,23 @@ def _costs(timings: Mapping[str, Mapping[int, Timing]]) -> dict[str, LayerCost]:
     run to run. With several threads the caller sleeps while others work, so that processor
     time means little; those ranks have cores of their own.
     """
-    stretch = max(
-        statistics.median([t.stretch for found in timings.values() for t in found.values()] or [1]),
-        1.0,
-    )
-    alone = torch.get_num_threads() == 1
+    stretch = 1.0
+    if torch.get_num_threads() == 1:
+        found = [timing.stretch for points in timings.values() for timing in points.values()]
+        stretch = max(statistics.median(found or [1.0]), 1.0)
 
-    def seconds(timing: Timing) -> float:
-        return timing.cpu_s * stretch if alone else timing.wall_s
+        def seconds(timing: Timing) -> float:
+            return timing.cpu_s * stretch
+    else:
 
-    return {
-        signature: fit_affine([(rows, seconds(timing)) for rows, timing in found.items()])
-        for signature, found in timings.items()
+        def seconds(timing: Timing) -> float:
+            return timing.wall_s
+
+    costs = {
+        signature: fit_affine([(rows, seconds(timing)) for rows, timing in points.items()])
+        for signature, points in timings.items()
     }
+    return costs, stretch
 
 
 def _prepared(

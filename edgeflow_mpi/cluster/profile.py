@@ -6,8 +6,9 @@ measures anything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class LayerCost:
     def seconds(self, rows: int) -> float:
         return self.fixed_s + self.per_row_s * rows if rows > 0 else 0.0
 
+    def scaled(self, factor: float) -> LayerCost:
+        """The cost on a device that takes ``factor`` times as long."""
+        points = tuple((rows, seconds * factor) for rows, seconds in self.points)
+        return LayerCost(self.fixed_s * factor, self.per_row_s * factor, points)
+
 
 @dataclass(frozen=True)
 class Link:
@@ -58,8 +64,10 @@ class Profile:
 
     ``costs[i]`` maps a layer signature (:attr:`Graph.signatures`) to its cost on device i,
     one for every layer of kind ``compute``; ``links[(i, j)]`` is the direction i -> j,
-    present for every i != j. ``created`` (ISO 8601, UTC) and ``versions`` (package ->
-    version) say when and with what it was measured.
+    present for every i != j. ``stretches[i]`` (at least 1) is how much longer the costs of
+    device i are because ranks on its host took turns on the same cores while they were
+    measured; empty stands for 1 everywhere. ``created`` (ISO 8601, UTC) and ``versions``
+    (package -> version) say when and with what it was measured.
     """
 
     model: str
@@ -67,5 +75,29 @@ class Profile:
     devices: tuple[Device, ...]
     costs: tuple[Mapping[str, LayerCost], ...]
     links: Mapping[tuple[int, int], Link]
+    stretches: tuple[float, ...] = ()
     created: str = ""
     versions: tuple[tuple[str, str], ...] = ()
+
+    def among(self, active: Collection[int]) -> Profile:
+        """The profile as it is when only the ranks ``active`` compute.
+
+        All ranks of a host are measured at the same time. Where they take turns on its cores
+        and a plan uses fewer of them, those that it uses are faster than measured: stretched
+        in proportion to the active ranks of their host, but never faster than undisturbed.
+        It must be asked of a profile as it was measured, not of one that this returned.
+        """
+        if max(self.stretches, default=1.0) <= 1.0:
+            return self
+        hosts = [device.host or device.name for device in self.devices]
+        ranks_on = Counter(hosts)
+        active_on = Counter(hosts[rank] for rank in active)
+        costs = list(self.costs)
+        stretches = list(self.stretches)
+        for rank in active:
+            share = active_on[hosts[rank]] / ranks_on[hosts[rank]]
+            stretches[rank] = max(1.0, self.stretches[rank] * share)
+            factor = stretches[rank] / self.stretches[rank]
+            if factor < 1.0:
+                costs[rank] = {key: cost.scaled(factor) for key, cost in costs[rank].items()}
+        return replace(self, costs=tuple(costs), stretches=tuple(stretches))

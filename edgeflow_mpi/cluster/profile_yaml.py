@@ -19,7 +19,8 @@ _HEADER = """\
 # Reuse it with --profile FILE: the same model, input shape and devices are required.
 """
 _DEVICES = """\
-# In the order of ranks when it was measured. memory_mb (10^6 bytes) is what a plan may use.
+# In the order of ranks when it was measured. memory_mb (10^6 bytes) is what a plan may use;
+# stretch is how much longer everything took because ranks on one host shared its cores.
 """
 _LINKS = """\
 # A message of b bytes takes latency_ms / 1000 + 8 b / (10^6 bandwidth_mbps) seconds.
@@ -67,6 +68,7 @@ def parse_profile(text: str, name: str, *, graph: Graph, devices: Sequence[Devic
 def profile_text(profile: Profile, graph: Graph) -> str:
     """The YAML form of ``profile``; numbers have six significant digits."""
     names = [device.name for device in profile.devices]
+    stretches = profile.stretches or (1.0,) * len(names)
     lines = [
         _HEADER.format(model=profile.model).rstrip(),
         f"format: {FORMAT}",
@@ -77,7 +79,10 @@ def profile_text(profile: Profile, graph: Graph) -> str:
         "",
         _DEVICES.rstrip(),
         "devices:",
-        *(f"- {_flow(_device_fields(device))}" for device in profile.devices),
+        *(
+            f"- {_flow(_device_fields(device, stretch))}"
+            for device, stretch in zip(profile.devices, stretches, strict=True)
+        ),
         "",
         _LINKS.rstrip(),
         "links:" if profile.links else "links: []",
@@ -111,13 +116,14 @@ def _signatures(graph: Graph) -> dict[str, list[str]]:
     return found
 
 
-def _device_fields(device: Device) -> dict[str, str]:
+def _device_fields(device: Device, stretch: float) -> dict[str, str]:
     return {
         "name": _quoted(device.name),
         "host": _quoted(device.host or device.name),
         "cpu": _quoted(device.cpu or "unknown"),
         "threads": str(device.threads),
         "memory_mb": str(device.memory_bytes // 10**6),
+        "stretch": _number(stretch),
     }
 
 
@@ -153,17 +159,18 @@ def _read(content: Field, graph: Graph, devices: Sequence[Device]) -> Profile:
     if top["format"].integer(1) != FORMAT:
         top["format"].fail(f"is {top['format'].value}, this version reads {FORMAT}")
     _check_model(content.file, top["model"].text(), top["fingerprint"].text(), graph)
-    found = [_read_device(item) for item in top["devices"].items("a list of devices")]
-    _check_devices(content.file, found, devices)
-    by_name = {device.name: device for device in found}
+    read = [_read_device(item) for item in top["devices"].items("a list of devices")]
+    _check_devices(content.file, [device for device, _ in read], devices)
+    by_name = {device.name: (device, stretch) for device, stretch in read}
     names = [device.name for device in devices]
     versions = top["versions"].named("a mapping from package to version")
     return Profile(
         model=graph.name,
         fingerprint=graph.fingerprint,
-        devices=tuple(by_name[name] for name in names),
+        devices=tuple(by_name[name][0] for name in names),
         costs=_read_layers(top["layers"], names, graph),
         links=_read_links(top["links"], names),
+        stretches=tuple(by_name[name][1] for name in names),
         created=top["created"].text(),
         versions=tuple((name, field.text()) for name, field in versions.items()),
     )
@@ -206,15 +213,18 @@ def _check_devices(file: str, found: Sequence[Device], wanted: Sequence[Device])
             )
 
 
-def _read_device(item: Field) -> Device:
-    fields = item.mapping("name", "host", "cpu", "threads", "memory_mb")
-    return Device(
+def _read_device(item: Field) -> tuple[Device, float]:
+    fields = item.mapping("name", "host", "cpu", "threads", "memory_mb", "stretch")
+    if fields["stretch"].number() < 1:
+        fields["stretch"].fail(f"is {fields['stretch'].value}, it must be at least 1")
+    device = Device(
         name=fields["name"].text(),
         threads=fields["threads"].integer(1),
         memory_bytes=fields["memory_mb"].integer(1) * 10**6,
         host=fields["host"].text(),
         cpu=fields["cpu"].text(),
     )
+    return device, fields["stretch"].number()
 
 
 def _read_links(links: Field, names: Sequence[str]) -> dict[tuple[int, int], Link]:

@@ -103,7 +103,7 @@ def _measure(
     progress: Progress,
 ) -> Profile:
     started_s = time.monotonic()
-    costs = measure_compute(comm, graph, needs, progress=progress)
+    computation = measure_compute(comm, graph, needs, progress=progress)
     computed_s = time.monotonic()
     progress.say(
         f"  {len(distinct_layers(graph))} layer shapes measured on {_count(devices, 'device')}: "
@@ -117,8 +117,9 @@ def _measure(
         model=graph.name,
         fingerprint=graph.fingerprint,
         devices=devices,
-        costs=costs,
+        costs=computation.costs,
         links=links,
+        stretches=computation.stretches,
         created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         versions=_versions(),
     )

@@ -11,13 +11,13 @@ from profile_cases import on_ranks, relu_graph
 
 from edgeflow_mpi.cluster.comm import PointToPoint
 from edgeflow_mpi.cluster.measure import (
+    Computation,
     centred,
     distinct_layers,
     measure_compute,
     row_counts,
     time_calls,
 )
-from edgeflow_mpi.cluster.profile import LayerCost
 from edgeflow_mpi.errors import ProfileError
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph, In, Layer, Step, TensorSpec, Weight
@@ -104,12 +104,13 @@ def conv_graph() -> Graph:
 def test_real_kernels_are_measured_on_every_rank() -> None:
     graph = conv_graph()
 
-    def work(comm: PointToPoint) -> tuple[Mapping[str, LayerCost], ...]:
+    def work(comm: PointToPoint) -> Computation:
         return measure_compute(comm, graph, Needs(graph), progress=NoProgress(), budget_s=0.01)
 
     first, second = on_ranks(2, work)
-    assert isinstance(first, tuple) and first == second and len(first) == 2
-    for costs in first:
+    assert isinstance(first, Computation) and first == second
+    assert len(first.costs) == len(first.stretches) == 2 and min(first.stretches) >= 1
+    for costs in first.costs:
         assert set(costs) == {graph.signatures[name] for name in ("lookup", "turn", "conv")}
         conv = costs[graph.signatures["conv"]]
         assert [rows for rows, _ in conv.points] == [3, 6, 12]

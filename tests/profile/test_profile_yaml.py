@@ -46,7 +46,14 @@ def make_profile() -> Profile:
     )
     links = {(i, j): Link(1e-4 * i, 12.5e6 * (j + 1)) for i in range(3) for j in range(3) if i != j}
     return Profile(
-        "tiny", GRAPH.fingerprint, DEVICES, costs, links, "2024-02-03T04:05:06Z", (("torch", "2"),)
+        "tiny",
+        GRAPH.fingerprint,
+        DEVICES,
+        costs,
+        links,
+        (1.0, 2.5, 1.75),
+        "2024-02-03T04:05:06Z",
+        (("torch", "2"),),
     )
 
 
@@ -55,6 +62,7 @@ def test_a_saved_profile_reads_back(tmp_path: Path) -> None:
     save_profile(make_profile(), path, graph=GRAPH)
     read, made = load_profile(path, graph=GRAPH, devices=DEVICES), make_profile()
     assert read.devices == made.devices
+    assert read.stretches == made.stretches
     assert (read.created, read.versions) == (made.created, made.versions)
     assert (read.model, read.fingerprint) == (made.model, made.fingerprint)
     for (pair, link), (pair_, link_) in zip(read.links.items(), made.links.items(), strict=True):
@@ -98,6 +106,7 @@ def test_devices_are_brought_into_the_order_of_the_job() -> None:
     text = profile_text(make_profile(), GRAPH)
     read, made = parse_profile(text, "p", graph=GRAPH, devices=order), make_profile()
     assert read.devices == order
+    assert read.stretches == (1.75, 1.0, 2.5)
     assert read.links[1, 2].bandwidth_bytes_s == pytest.approx(
         made.links[0, 1].bandwidth_bytes_s, rel=1e-5
     )
@@ -107,7 +116,9 @@ def test_devices_are_brought_into_the_order_of_the_job() -> None:
 
 def test_one_device_has_no_links() -> None:
     made = make_profile()
-    alone = dataclasses.replace(made, devices=DEVICES[:1], costs=made.costs[:1], links={})
+    alone = dataclasses.replace(
+        made, devices=DEVICES[:1], costs=made.costs[:1], links={}, stretches=()
+    )
     text = profile_text(alone, GRAPH)
     assert parse_profile(text, "p", graph=GRAPH, devices=DEVICES[:1]).links == {}
 
@@ -156,6 +167,7 @@ EDITS: dict[str, tuple[Edit, str]] = {
         lambda c: c["layers"][0]["devices"]["pi"]["points"].append([3]),
         "points[2] is [3], it must be a pair [rows, microseconds]",
     ),
+    "stretch": (lambda c: c["devices"][1].update(stretch=0.5), "devices[1].stretch is 0.5"),
     "same-name": (lambda c: c["devices"][1].update(name="pi"), "same name twice"),
     "number-key": (lambda c: c["layers"][0]["devices"].update({7: 1}), "has the key 7"),
 }
