@@ -51,7 +51,8 @@ class Plan:
 
     ``order`` is the priority in which every rank runs its units (a topological order of
     all layers). ``predicted_s`` is the makespan the planner expects, None where nobody
-    predicted it.
+    predicted it. ``boundary_first`` marks units (layer, rank) that compute the rows which
+    others need before the rest (:mod:`edgeflow_mpi.partition.pieces`).
     """
 
     partitioner: str
@@ -59,6 +60,7 @@ class Plan:
     layers: Mapping[str, LayerPlan]
     order: tuple[str, ...]
     predicted_s: float | None = None
+    boundary_first: frozenset[tuple[str, int]] = frozenset()
 
     @property
     def active(self) -> tuple[int, ...]:
