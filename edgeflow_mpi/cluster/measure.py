@@ -32,7 +32,8 @@ from edgeflow_mpi.progress import Progress
 from edgeflow_mpi.spans import Span
 
 _SHORTEST_WINDOW_S, _LONGEST_WINDOW_S = 0.003, 0.1
-_FEWEST_CALLS = 2
+_FEWEST_CALLS, _ENOUGH_CALLS = 2, 7
+_PATIENCE = 4  # windows to wait for enough calls; a slow device then makes do with the fewest
 _BLOCK = 1 << 16
 _COOLING_BYTES = 8 << 20  # more than a core's own caches, less than what takes long to read
 
@@ -93,8 +94,8 @@ def measure_compute(
         Told which layer is being measured.
     budget_s
         Seconds for the timed windows of all layers together. A window is between 3 and
-        100 ms, but long enough for two calls, so that large models on slow devices take
-        longer; making weights and kernels comes on top.
+        100 ms, but longer where kernels are slow (see :func:`time_calls`); making weights
+        and kernels comes on top.
     prepare
         Makes the kernels.
 
@@ -169,11 +170,15 @@ def centred(extent: int, rows: int) -> Span:
 def time_calls(
     run: Callable[[], object], window_s: float, between: Callable[[], object] = lambda: None
 ) -> Timing:
-    """Call ``between`` and ``run`` in turn for ``window_s`` seconds, at least twice."""
+    """Call ``between`` and ``run`` in turn for ``window_s`` seconds.
+
+    For longer where that is too short for a good median: up to four times as long for seven
+    calls, and as long as it takes for two.
+    """
     cpu_s: list[float] = []
     wall_s: list[float] = []
     began_s, used_s = time.perf_counter(), time.thread_time()
-    while len(wall_s) < _FEWEST_CALLS or time.perf_counter() - began_s < window_s:
+    while not _enough(len(wall_s), time.perf_counter() - began_s, window_s):
         between()
         cpu_0, wall_0 = time.thread_time(), time.perf_counter()
         run()
@@ -188,6 +193,12 @@ def time_calls(
         max(statistics.median(wall_s), 1e-9),
         passed_s / max(used_s, 1e-9),
     )
+
+
+def _enough(calls: int, passed_s: float, window_s: float) -> bool:
+    if calls < _FEWEST_CALLS or passed_s < window_s:
+        return False
+    return calls >= _ENOUGH_CALLS or passed_s >= _PATIENCE * window_s
 
 
 def _costs(
