@@ -43,8 +43,9 @@ def place_chain(
     Returns
     -------
     dict
-        A plan for each layer of the chain that ``placed`` does not hold. Ties go to fewer
-        replicas, then to the lowest rank.
+        A plan for each layer of the chain that ``placed`` does not hold. Ties (to the
+        nanosecond) go to a rank that reads the result, then to the one that has it first, then
+        to the lowest.
     """
     chain = [layer for layer in chain_from(timeline.graph, head) if layer.name not in placed]
     readers = _reading_ranks(timeline, chain[-1], ranks, placed)
@@ -60,7 +61,9 @@ def place_chain(
         ]
         return finish_s[owner] + max(later_s, default=0.0)
 
-    owner = min(ranks, key=lambda rank: (there_s(rank), finish_s[rank], rank))
+    owner = min(
+        ranks, key=lambda rank: (round(there_s(rank), 9), rank not in readers, finish_s[rank], rank)
+    )
     replicas: frozenset[int] = frozenset()
     replicable = len(readers) > 1 and not any(layer.combine for layer in chain)
     if replicable and max(finish_s[rank] for rank in readers) < there_s(owner):

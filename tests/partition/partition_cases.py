@@ -82,9 +82,15 @@ class Builder:
         """An elementwise layer on a tensor without a split axis."""
         out = TensorSpec(self._out(source).shape, "float32", None)
         steps = (Step("aten.sigmoid.default", (("self", In(0)),), out),)
-        return self._add(
-            self._name("tiny"), "compute", (source,), steps, out, 1, divisible=False
-        )
+        return self._add(self._name("tiny"), "compute", (source,), steps, out, 1, divisible=False)
+
+    def whole_sum(self, first: str, second: str) -> str:
+        """A sum of two tensors without a split axis."""
+        out = TensorSpec(self._out(first).shape, "float32", None)
+        args: tuple[tuple[str, Arg], ...] = (("self", In(0)), ("other", In(1)))
+        steps = (Step("aten.add.Tensor", args, out),)
+        inputs = (first, second)
+        return self._add(self._name("sum"), "compute", inputs, steps, out, 1, divisible=False)
 
     def whole(self, source: str) -> str:
         """A layer that cannot be divided although its result has rows."""
@@ -168,17 +174,16 @@ def profile(
     links: Mapping[tuple[int, int], Link] | None = None,
 ) -> Profile:
     """Devices of ``speeds`` multiply-adds a second, and equal links unless given."""
-    costs = []
-    for speed in speeds:
-        costs.append(
-            {
-                graph.signatures[layer.name]: LayerCost(
-                    fixed_s, max(layer.macs, 64 * layer.rows) / layer.rows / speed
-                )
-                for layer in graph.layers
-                if not layer.pinned
-            }
-        )
+    costs = [
+        {
+            graph.signatures[layer.name]: LayerCost(
+                fixed_s, max(layer.macs, 64 * layer.rows) / layer.rows / speed
+            )
+            for layer in graph.layers
+            if not layer.pinned
+        }
+        for speed in speeds
+    ]
     n = len(speeds)
     every = {
         (i, j): Link(latency_s, bandwidth_bytes_s) for i in range(n) for j in range(n) if i != j
