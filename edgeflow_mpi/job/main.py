@@ -12,6 +12,7 @@ from edgeflow_mpi.cluster.profile import Profile
 from edgeflow_mpi.job.check import verify_answers, verify_layers, with_layers
 from edgeflow_mpi.job.context import Context
 from edgeflow_mpi.job.serve import (
+    Contender,
     Measured,
     OpenTransport,
     fits,
@@ -75,11 +76,11 @@ def run_job(context: Context, open_transport: OpenTransport) -> int:
     weights = hand_out_weights(context, task, tables, None, {})
     session = open_session(context, task, tables, weights, open_transport)
     baseline = _open_baseline(context, task, profile, tables, weights, open_transport)
-    alone = 0 if baseline is None else baseline.rank
+    contenders = [Contender(session)]
+    if baseline is not None:
+        contenders.append(Contender(baseline.session, alone=baseline.rank))
     context.progress.say("requests")
-    ours, theirs = measure(
-        context, task, session, None if baseline is None else baseline.session, alone
-    )
+    ours, *theirs = measure(context, task, contenders)
     mine = rank_stats(context, task.graph, tables, ours, hosts[context.rank])
     per_rank = context.comm.gather(mine, root=0)
     verification = _verify(context, task, tables, weights, ours, open_transport)
@@ -87,8 +88,9 @@ def run_job(context: Context, open_transport: OpenTransport) -> int:
     with agreed(context.comm):
         if context.first:
             single = None
-            if theirs is not None:
-                single = SingleDevice(Latency(_ms(theirs.latencies_s)).median_ms, alone)
+            if baseline is not None:
+                alone_ms = Latency(_ms(theirs[0].latencies_s)).median_ms
+                single = SingleDevice(alone_ms, baseline.rank)
             report = _report(context, task, tables, ours, per_rank, single, verification)
             status = _present(context, task, ours, report)
     return int(context.comm.bcast(status, root=0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -109,30 +109,49 @@ def fits(graph: Graph, memory_bytes: int) -> bool:
     return 2 * weights + 2 * widest < memory_bytes
 
 
-def measure(
-    context: Context, task: Task, session: Session, baseline: Session | None, alone: int
-) -> tuple[Measured, Measured | None]:
-    """Timed requests through both sessions, a few of each in turn; collective.
+@dataclass(frozen=True)
+class Contender:
+    """A session whose requests are timed; while it runs, rank ``alone`` has all its host's cores.
 
-    ``alone`` is the rank that runs the baseline; while it does, it has all cores of its
-    host, and the other ranks sleep.
+    ``alone`` is for a session in which one rank computes and the others sleep.
+    """
+
+    session: Session
+    alone: int | None = None
+
+
+def measure(
+    context: Context, task: Task, contenders: Sequence[Contender], *, rounds: int = _ROUNDS
+) -> tuple[Measured, ...]:
+    """Timed requests through every session, a few of each in turn; collective.
+
+    So what slows the machines down for a while slows all sessions alike.
+
+    Parameters
+    ----------
+    contenders : the same on every rank, in the same order.
+    rounds : how often each of them has its turn.
+
+    Returns
+    -------
+    tuple of Measured
+        One for each contender.
     """
     options = context.options
     count = max(options.repeat, context.comm.bcast(len(task.requests), root=0))
-    rounds = min(_ROUNDS, count)
+    rounds = min(rounds, count)
     shares = [count // rounds + (i < count % rounds) for i in range(rounds)]
-    ours = _Series(context, task, session)
-    theirs = None if baseline is None else _Series(context, task, baseline)
-    ours.run(options.warmup, timed=False)
-    if theirs is not None:
-        with _all_cores(context, alone):
-            theirs.run(options.warmup, timed=False)
+    series = [_Series(context, task, contender.session) for contender in contenders]
+
+    def turn(count: int, *, timed: bool) -> None:
+        for contender, requests in zip(contenders, series, strict=True):
+            with _all_cores(context, contender.alone):
+                requests.run(count, timed=timed)
+
+    turn(options.warmup, timed=False)
     for share in shares:
-        ours.run(share, timed=True)
-        if theirs is not None:
-            with _all_cores(context, alone):
-                theirs.run(share, timed=True)
-    return ours.measured(), None if theirs is None else theirs.measured()
+        turn(share, timed=True)
+    return tuple(requests.measured() for requests in series)
 
 
 class _Series:
@@ -182,8 +201,8 @@ class _Series:
 
 
 @contextmanager
-def _all_cores(context: Context, rank: int) -> Iterator[None]:
-    """Give ``rank`` every core of its host for a while."""
+def _all_cores(context: Context, rank: int | None) -> Iterator[None]:
+    """Give ``rank``, if there is one, every core of its host for a while."""
     if context.rank != rank:
         yield
         return
@@ -228,6 +247,6 @@ def rank_stats(
 
 
 __all__ = [
-    "Measured", "OpenTransport", "fits", "hand_out_weights", "measure",
+    "Contender", "Measured", "OpenTransport", "fits", "hand_out_weights", "measure",
     "open_session", "rank_stats", "single_rank",
 ]  # fmt: skip

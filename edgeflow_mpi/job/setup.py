@@ -10,8 +10,8 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from importlib import metadata
 
-import mpi4py
 import numpy as np
 import torch
 
@@ -85,7 +85,7 @@ def versions(context: Context) -> dict[str, str]:
         "edgeflow_mpi": edgeflow_mpi.__version__,
         "torch": str(torch.__version__),
         "numpy": np.__version__,
-        "mpi4py": mpi4py.__version__,
+        "mpi4py": metadata.version("mpi4py"),
         "mpi": context.mpi_library,
     }
 

@@ -23,7 +23,7 @@ from edgeflow_mpi.kernels.buffers import memory_format
 from edgeflow_mpi.kernels.prepare import prepare
 from edgeflow_mpi.runtime.storage import Reader, Storage
 from edgeflow_mpi.runtime.transport import Transport
-from edgeflow_mpi.units.tables import Transfer, Unit
+from edgeflow_mpi.units.tables import Transfer, Unit, local_sources, units_by_layer
 
 Tensor = torch.Tensor
 
@@ -110,12 +110,12 @@ class Executor:
         weights: Mapping[str, Tensor],
         keep: bool,
     ) -> tuple[_Task, ...]:
-        index_of = {unit.layer: i for i, unit in enumerate(units)}
+        pieces = units_by_layer(units)
         feeds: dict[int, list[int]] = {i: [] for i in range(len(units))}
         for i, unit in enumerate(units):
             for need in unit.requirements:
-                if need.producer in index_of:
-                    feeds[index_of[need.producer]].append(i)
+                for source in local_sources(need, pieces):
+                    feeds[source.index].append(i)
         incoming: dict[Transfer, int] = {}
         for unit in units:
             for need in unit.requirements:
@@ -138,7 +138,7 @@ class Executor:
                     ),
                     tuple(feeds[i]),
                     () if keep else tuple(need.producer for need in unit.requirements),
-                    sum(need.producer in index_of for need in unit.requirements),
+                    sum(len(local_sources(need, pieces)) for need in unit.requirements),
                     tuple(sorted(transfers)),
                 )
             )

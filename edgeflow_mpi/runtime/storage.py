@@ -1,8 +1,9 @@
 """Where a rank keeps tensors: fixed memory for what travels, references for what does not.
 
 A tensor of which rows are sent or received has a *static* buffer, allocated once: received
-rows land in it beside the computed ones, and messages leave straight from it. A tensor that
-stays on its rank is whatever its kernel returned, and is dropped after its last reader.
+rows land in it beside the computed ones, and messages leave straight from it. So has one that
+is computed in several pieces. Any other tensor is whatever its kernel returned, and is dropped
+after its last reader.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from edgeflow_mpi.graph.types import Graph, Layer
 from edgeflow_mpi.kernels.buffers import empty
 from edgeflow_mpi.runtime.transport import Region
 from edgeflow_mpi.spans import EMPTY, Span
-from edgeflow_mpi.units.tables import Transfer, Unit
+from edgeflow_mpi.units.tables import Transfer, Unit, units_by_layer
 
 Tensor = torch.Tensor
 Reader = Callable[[], Tensor]
@@ -38,18 +39,24 @@ class Storage:
     def __init__(self, graph: Graph, units: Sequence[Unit]) -> None:
         self._graph = graph
         self._rank = units[0].rank if units else 0
-        self._computed: dict[str, Span] = {unit.layer: unit.rows for unit in units}
-        self._owned: dict[str, Span] = {unit.layer: unit.owned for unit in units}
+        self._computed: dict[str, Span] = {}
+        self._owned: dict[str, Span] = {}
+        for unit in units:
+            self._computed[unit.layer] = self._computed.get(unit.layer, EMPTY).hull(unit.rows)
+            self._owned[unit.layer] = self._owned.get(unit.layer, EMPTY).hull(unit.owned)
         self._base: dict[str, int] = {}
         self._buffers: dict[str, Tensor] = {}
         self._summands: dict[str, dict[int, Tensor]] = {}
         self._live: dict[str, Tensor] = {}
         incoming = {t for unit in units for need in unit.requirements for t in need.transfers}
         outgoing = {t for unit in units for t in unit.forwards}
-        self._allocate(sorted(incoming), sorted(outgoing))
+        divided = [name for name, pieces in units_by_layer(units).items() if len(pieces) > 1]
+        self._allocate(sorted(incoming), sorted(outgoing), divided)
 
-    def _allocate(self, incoming: Iterable[Transfer], outgoing: Iterable[Transfer]) -> None:
-        held: dict[str, Span] = {}
+    def _allocate(
+        self, incoming: Iterable[Transfer], outgoing: Iterable[Transfer], divided: Iterable[str]
+    ) -> None:
+        held = {name: self._computed[name] for name in divided}
         for transfer in (*incoming, *outgoing):
             name = transfer.producer
             layer = self._graph.by_name[name]

@@ -8,13 +8,15 @@ and counts out the tags.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from edgeflow_mpi.errors import TableError
-from edgeflow_mpi.graph.types import Graph
-from edgeflow_mpi.partition.flow import Flow, trace_flows
+from edgeflow_mpi.graph.types import Graph, Layer
+from edgeflow_mpi.partition.flow import Demand, Flow, trace_flows
+from edgeflow_mpi.partition.pieces import split_boundary
 from edgeflow_mpi.partition.plan import Plan, check_plan
+from edgeflow_mpi.spans import Span
 from edgeflow_mpi.units.tables import (
     MPI_TAG_LIMIT,
     Requirement,
@@ -43,8 +45,9 @@ def compile_tables(
     Returns
     -------
     UnitTables
-        On every rank, one unit for each layer of which it computes rows, in the plan's
-        order, with one requirement for each of the layer's inputs, in their order.
+        On every rank, for each layer of which it computes rows, in the plan's order, one
+        unit, or one for each piece where the plan wants boundary rows first; each with one
+        requirement for each of the layer's inputs, in their order.
 
     Raises
     ------
@@ -59,29 +62,30 @@ def compile_tables(
     transfers = {flow: _transfer(flow, tags) for flow in traffic.flows}
     ranks: list[list[Unit]] = [[] for _ in range(plan.ranks)]
     for name in plan.order:
-        spans = plan.layers[name]
+        layer, spans = graph.by_name[name], plan.layers[name]
         for rank, units in enumerate(ranks):
             if not spans.computed[rank]:
                 continue
-            requirements = tuple(
-                Requirement(
-                    demand.producer, demand.rows, tuple(transfers[flow] for flow in demand.flows)
+            flows = traffic.forwards.get((name, rank), ())
+            for rows in _pieces(plan, layer, rank, flows):
+                requirements = tuple(
+                    _requirement(graph.by_name[demand.producer], demand, need, transfers)
+                    for demand, need in zip(
+                        traffic.demands[name, rank], needs.of(name, rows), strict=True
+                    )
                 )
-                for demand in traffic.demands[name, rank]
-            )
-            forwards = tuple(transfers[flow] for flow in traffic.forwards.get((name, rank), ()))
-            units.append(
-                Unit(
-                    index=len(units),
-                    layer=name,
-                    rank=rank,
-                    rows=spans.computed[rank],
-                    owned=spans.owned[rank],
-                    requirements=requirements,
-                    forwards=forwards,
-                    operator=operator_of(graph.by_name[name]),
+                units.append(
+                    Unit(
+                        index=len(units),
+                        layer=name,
+                        rank=rank,
+                        rows=rows,
+                        owned=spans.owned[rank] & rows,
+                        requirements=requirements,
+                        forwards=tuple(transfers[flow] for flow in flows if flow.rows in rows),
+                        operator=operator_of(layer),
+                    )
                 )
-            )
     return UnitTables(
         model=graph.name,
         fingerprint=graph.fingerprint,
@@ -89,6 +93,22 @@ def compile_tables(
         predicted_s=plan.predicted_s,
         ranks=tuple(tuple(units) for units in ranks),
     )
+
+
+def _pieces(plan: Plan, layer: Layer, rank: int, flows: Sequence[Flow]) -> tuple[Span, ...]:
+    """The spans in which a rank computes its rows of a layer, in that order."""
+    computed = plan.layers[layer.name].computed[rank]
+    if (layer.name, rank) in plan.boundary_first and layer.splits and not layer.combine:
+        return split_boundary(computed, flows)
+    return (computed,)
+
+
+def _requirement(
+    producer: Layer, demand: Demand, need: Span, transfers: Mapping[Flow, Transfer]
+) -> Requirement:
+    """What a piece of a unit reads of one input, of all that the unit reads of it."""
+    flows = (flow for flow in demand.flows if producer.combine or flow.rows & need)
+    return Requirement(producer.name, need, tuple(transfers[flow] for flow in flows))
 
 
 def count_tags(

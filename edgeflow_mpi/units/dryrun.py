@@ -15,16 +15,23 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from edgeflow_mpi.units.faults import DeadlockError, Place, fault_at
-from edgeflow_mpi.units.tables import Transfer, Unit, UnitTables
+from edgeflow_mpi.units.tables import (
+    Transfer,
+    Unit,
+    UnitTables,
+    local_sources,
+    units_by_layer,
+)
 from edgeflow_mpi.units.text import transfer_text
 
 
 @dataclass(frozen=True)
 class _Computed:
-    """The event that a rank has run its unit of a layer."""
+    """The event that a rank has run its unit number ``index``, of a layer."""
 
     layer: str
     rank: int
+    index: int
 
     def __str__(self) -> str:
         return f"{self.layer} of its own rank"
@@ -57,7 +64,7 @@ class _Run:
 
     def __init__(self, tables: UnitTables) -> None:
         self._tables = tables
-        self._own = [{unit.layer for unit in units} for units in tables.ranks]
+        self._own = [units_by_layer(units) for units in tables.ranks]
         self._missing: dict[_UnitKey, set[_Event]] = {}
         self._waiting: dict[_Event, list[_UnitKey]] = {}
         self._ready: list[list[int]] = [[] for _ in tables.ranks]
@@ -76,7 +83,7 @@ class _Run:
         for rank, position in started:
             unit = self._tables.ranks[rank][position]
             self.done[rank].append(unit)
-            self._happened(_Computed(unit.layer, rank))
+            self._happened(_Computed(unit.layer, rank, unit.index))
             for transfer in unit.forwards:
                 self._happened(transfer)
         return bool(started)
@@ -88,7 +95,7 @@ class _Run:
         coming: set[_Event] = set()
         for rank, position in stuck:
             unit = self._tables.ranks[rank][position]
-            coming |= {_Computed(unit.layer, rank), *unit.forwards}
+            coming |= {_Computed(unit.layer, rank, unit.index), *unit.forwards}
         # One that misses what no stuck unit will bring is a cause; the others may be victims.
         rank, position = min(stuck, key=lambda place: (self._missing[place] <= coming, *place))
         missing = self._missing[rank, position]
@@ -111,8 +118,8 @@ class _Run:
 
     def _events(self, unit: Unit, rank: int) -> Iterator[_Event]:
         for requirement in unit.requirements:
-            if requirement.producer in self._own[rank]:
-                yield _Computed(requirement.producer, rank)
+            for source in local_sources(requirement, self._own[rank]):
+                yield _Computed(requirement.producer, rank, source.index)
             yield from requirement.transfers
 
 

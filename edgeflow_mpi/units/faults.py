@@ -34,7 +34,7 @@ class UnknownLayerError(VerificationError):
 
 
 class DuplicateUnitError(VerificationError):
-    """A rank has two units of one layer."""
+    """A rank has two units of one layer that compute the same rows, or two summands of it."""
 
 
 class SpanError(VerificationError):

@@ -5,12 +5,12 @@ The units themselves must have been found in order before.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from edgeflow_mpi.graph.types import Graph
-from edgeflow_mpi.spans import EMPTY, Span, subtract
+from edgeflow_mpi.spans import Span, subtract
 from edgeflow_mpi.units.faults import (
     CoverageError,
     ForwardError,
@@ -27,7 +27,14 @@ from edgeflow_mpi.units.faults import (
     UnmatchedSendError,
     fault_at,
 )
-from edgeflow_mpi.units.tables import Requirement, Transfer, Unit, UnitTables
+from edgeflow_mpi.units.tables import (
+    Requirement,
+    Transfer,
+    Unit,
+    UnitTables,
+    local_sources,
+    units_by_layer,
+)
 from edgeflow_mpi.units.text import transfer_text
 
 if TYPE_CHECKING:
@@ -64,7 +71,7 @@ def check_sends(graph: Graph, tables: UnitTables, tag_limit: int) -> None:
 def check_requirements(graph: Graph, needs: Needs, tables: UnitTables, tag_limit: int) -> None:
     """Every unit requires its layer's inputs, exactly the rows it needs, computed before it."""
     for rank, units in enumerate(tables.ranks):
-        positions = {unit.layer: position for position, unit in enumerate(units)}
+        pieces = units_by_layer(units)
         for position, unit in enumerate(units):
             inputs = graph.by_name[unit.layer].inputs
             required = tuple(requirement.producer for requirement in unit.requirements)
@@ -80,9 +87,10 @@ def check_requirements(graph: Graph, needs: Needs, tables: UnitTables, tag_limit
                         f"but the rows it needs are {rows}"
                     )
                     raise fault_at(NeedsError, tables, place, problem)
-                if positions.get(requirement.producer, -1) > position:
+                late = [u for u in local_sources(requirement, pieces) if u.index > position]
+                if late:
                     problem = (
-                        f"comes before unit {positions[requirement.producer]} of its rank, "
+                        f"comes before unit {late[0].index} of its rank, "
                         f"which computes {requirement.producer} for it"
                     )
                     raise fault_at(UnitOrderError, tables, place, problem)
@@ -115,10 +123,10 @@ def check_pairs(tables: UnitTables) -> None:
 
 def check_coverage(graph: Graph, tables: UnitTables) -> None:
     """What a unit reads is computed on its rank or arrives, and no row of it arrives twice."""
-    computed = [{unit.layer: unit.rows for unit in units} for units in tables.ranks]
+    computed = [units_by_layer(units) for units in tables.ranks]
     arriving: dict[tuple[str, int, int], dict[Transfer, Place]] = {}
     for place, requirement, transfer in _takes(tables):
-        own = computed[place.rank].get(requirement.producer, EMPTY)
+        own = [unit.rows for unit in computed[place.rank].get(requirement.producer, ())]
         _check_useful(tables, place, requirement, transfer, own)
         key = (requirement.producer, place.rank, transfer.slot)
         arriving.setdefault(key, {}).setdefault(transfer, place)
@@ -132,8 +140,8 @@ def check_coverage(graph: Graph, tables: UnitTables) -> None:
                 )
                 raise fault_at(SurplusError, tables, places[other], problem)
     for place, requirement in _requirements(tables):
-        own = computed[place.rank].get(requirement.producer, EMPTY)
-        lacking = subtract(requirement.rows, [own, *(t.rows for t in requirement.transfers)])
+        own = [unit.rows for unit in computed[place.rank].get(requirement.producer, ())]
+        lacking = subtract(requirement.rows, [*own, *(t.rows for t in requirement.transfers)])
         if not lacking:
             continue
         rows = " and ".join(str(span) for span in lacking)
@@ -148,13 +156,18 @@ def check_coverage(graph: Graph, tables: UnitTables) -> None:
 
 
 def _check_useful(
-    tables: UnitTables, place: Place, requirement: Requirement, transfer: Transfer, own: Span
+    tables: UnitTables,
+    place: Place,
+    requirement: Requirement,
+    transfer: Transfer,
+    own: Iterable[Span],
 ) -> None:
     if requirement.transfers.count(transfer) > 1:
         raise fault_at(SurplusError, tables, place, "takes one message twice")
-    if transfer.rows & own:
-        problem = f"takes rows {transfer.rows & own}, which its rank computes itself"
-        raise fault_at(SurplusError, tables, place, problem)
+    for rows in own:
+        if transfer.rows & rows:
+            problem = f"takes rows {transfer.rows & rows}, which its rank computes itself"
+            raise fault_at(SurplusError, tables, place, problem)
     if not transfer.rows & requirement.rows:
         problem = f"waits for rows {transfer.rows}, of which it reads none"
         raise fault_at(SurplusError, tables, place, problem)

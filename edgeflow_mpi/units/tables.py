@@ -7,6 +7,7 @@ forwarding table and in the receiver's requirements.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from edgeflow_mpi.graph.types import Layer
@@ -55,7 +56,8 @@ class Unit:
     """Rows of one layer on one rank, never none. ``owned`` rows are part of ``rows``.
 
     ``index`` counts the units of a rank from 0 in the order of their priority: an input
-    computed on the same rank must have a smaller one. There is one requirement for each of
+    computed on the same rank must have a smaller one. A rank may have several units of one
+    layer (pieces, whose rows must not overlap). There is one requirement for each of
     the layer's inputs, in their order. Every forwarded transfer's rows must be among
     ``owned``. ``operator`` is :func:`operator_of` its layer, for people and for checking.
     """
@@ -93,3 +95,20 @@ def operator_of(layer: Layer) -> str:
     """What a layer applies, such as ``conv2d+relu``; ``input`` and ``output`` apply nothing."""
     names = [step.target.split(".") for step in layer.steps]
     return "+".join(name[min(1, len(name) - 1)] for name in names) or layer.kind
+
+
+def units_by_layer(units: Iterable[Unit]) -> Mapping[str, tuple[Unit, ...]]:
+    """Layer name -> its units on one rank, in the order of their priority."""
+    found: dict[str, list[Unit]] = {}
+    for unit in units:
+        found.setdefault(unit.layer, []).append(unit)
+    return {name: tuple(pieces) for name, pieces in found.items()}
+
+
+def local_sources(
+    requirement: Requirement, pieces: Mapping[str, tuple[Unit, ...]]
+) -> tuple[Unit, ...]:
+    """The units of the same rank that compute some of the rows that are required."""
+    return tuple(
+        unit for unit in pieces.get(requirement.producer, ()) if unit.rows & requirement.rows
+    )

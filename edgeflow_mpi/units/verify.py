@@ -71,7 +71,7 @@ def verify_tables(
 def check_units(graph: Graph, tables: UnitTables) -> None:
     """What every unit says of itself fits its place and its layer."""
     for rank, units in enumerate(tables.ranks):
-        seen: dict[str, int] = {}
+        seen: dict[str, list[Unit]] = {}
         for position, unit in enumerate(units):
             place = Place(rank, position)
             if unit.index != position or unit.rank != rank:
@@ -84,11 +84,12 @@ def check_units(graph: Graph, tables: UnitTables) -> None:
             if unit.operator != operator:
                 problem = f"runs {unit.operator}, but its layer runs {operator}"
                 raise fault_at(UnknownLayerError, tables, place, problem)
-            if unit.layer in seen:
-                problem = f"is of the same layer as unit {seen[unit.layer]} of its rank"
-                raise fault_at(DuplicateUnitError, tables, place, problem)
-            seen[unit.layer] = position
             _check_spans(graph.by_name[unit.layer], unit, tables, place)
+            for other in seen.setdefault(unit.layer, []):
+                if other.rows & unit.rows or graph.by_name[unit.layer].combine:
+                    problem = f"computes the same rows of its layer as unit {other.index}"
+                    raise fault_at(DuplicateUnitError, tables, place, problem)
+            seen[unit.layer].append(unit)
 
 
 def _check_spans(layer: Layer, unit: Unit, tables: UnitTables, place: Place) -> None:

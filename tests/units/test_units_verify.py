@@ -167,7 +167,7 @@ FAULTS: dict[str, tuple[Callable[[], Case], Mutation, type[VerificationError], s
             t, 1, [*t.ranks[1], dataclasses.replace(t.ranks[1][0], index=len(t.ranks[1]))]
         ),
         faults.DuplicateUnitError,
-        "same layer as unit 0",
+        "same rows of its layer as unit 0",
     ),
     "rows beyond the layer": (
         chain,
