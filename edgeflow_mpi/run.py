@@ -10,8 +10,9 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeflow_mpi.cluster.affinity import apply_threads, widen_affinity
 from edgeflow_mpi.cluster.mpi_env import configure_mpi_environment, place_in_job
@@ -19,9 +20,28 @@ from edgeflow_mpi.errors import EdgeflowError, InputError, RuntimeFailure
 from edgeflow_mpi.job.options import Options, parse_options
 from edgeflow_mpi.progress import ConsoleProgress, NoProgress, Progress
 
+if TYPE_CHECKING:
+    from edgeflow_mpi.job.context import Context
+    from edgeflow_mpi.job.serve import OpenTransport
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the job on this rank; its exit status."""
+
+def _answer(context: Context, open_transport: OpenTransport) -> int:
+    from edgeflow_mpi.job.main import run_job
+
+    return run_job(context, open_transport)
+
+
+def main(
+    argv: Sequence[str] | None = None, job: Callable[[Context, OpenTransport], int] = _answer
+) -> int:
+    """Run the job on this rank; its exit status.
+
+    Parameters
+    ----------
+    argv : the job's options; None for the command line's.
+    job : what to do between MPI's start and its end. It is called once the rank's cores and
+        threads are settled, and must not have imported torch before.
+    """
     configure_mpi_environment()
     place = place_in_job()
     options: Options | None = None
@@ -44,7 +64,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     apply_threads(affinity.threads)
 
     from edgeflow_mpi.job.context import Context
-    from edgeflow_mpi.job.main import run_job
     from edgeflow_mpi.runtime.mpi import MpiTransport
 
     progress: Progress = NoProgress()
@@ -60,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         tag_limit if isinstance(tag_limit, int) else 32767,
     )
     try:
-        return run_job(context, lambda: MpiTransport(comm))
+        return job(context, lambda: MpiTransport(comm))
     except RuntimeFailure as error:
         # Others wait for messages that will not come; the lowest rank that knows speaks.
         time.sleep(min(0.2 * comm.Get_rank(), 2.0))
