@@ -29,7 +29,7 @@ class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one sentence, without the usage."""
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (see {self.prog} --help).")
+        raise InputError(f"{message}; see {self.prog} --help.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,8 +63,11 @@ def _command(arguments: Sequence[str]) -> str:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
-    parser.add_argument("command", choices=tuple(_COMMANDS), help=argparse.SUPPRESS)
-    return str(parser.parse_args(arguments[:1]).command)
+    parser.add_argument("command", nargs="?", choices=tuple(_COMMANDS), help=argparse.SUPPRESS)
+    command: str | None = parser.parse_args(arguments[:1]).command
+    if command is None:
+        parser.error(f"give a command: {', '.join(_COMMANDS)}")
+    return command
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -54,9 +54,9 @@ def compare_tensor(
         return Difference(name, float("nan"), float("nan"), float("nan"), LEAST_TOLERANCE, fault)
     error = _error(got, reference64)
     plain = 0.0 if _fault(plain32, reference64) else _error(plain32, reference64).relative
-    least = LEAST_TOLERANCE if _has_fractions(reference64) else 0.0
-    tolerance = max(least, PLAIN_ERRORS * plain)
-    return Difference(name, error.absolute, error.relative, plain, tolerance)
+    counted = not _has_fractions(reference64)
+    tolerance = max(0.0 if counted else LEAST_TOLERANCE, PLAIN_ERRORS * plain)
+    return Difference(name, error.absolute, error.relative, plain, tolerance, counted=counted)
 
 
 def compare_outputs(

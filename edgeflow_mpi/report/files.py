@@ -25,15 +25,17 @@ def require_writable(path: Path, what: str) -> None:
     InputError
         If it is a folder, its folder is missing, or either cannot be written.
     """
-    target = _target(path)
-    folder = target.parent
     reason = None
-    if target.is_dir():
-        reason = "it is a folder"
-    elif not folder.is_dir():
-        reason = f"there is no folder {folder}"
-    elif not os.access(target if target.exists() else folder, os.W_OK):
-        reason = "permission denied"
+    try:
+        target = _target(path)
+        if target.is_dir():
+            reason = "it is a folder"
+        elif not target.parent.is_dir():
+            reason = f"there is no folder {target.parent}"
+        elif not os.access(target if target.exists() else target.parent, os.W_OK):
+            reason = "permission denied"
+    except OSError as error:
+        reason = error.strerror or str(error)
     if reason is not None:
         raise _refused(path, what, reason)
 

@@ -114,14 +114,16 @@ class Difference:
     abs_err : float
         Largest absolute difference to the reference.
     rel_err : float
-        That, relative to the largest magnitude in the reference. For integers and booleans
-        the share of elements that differ.
+        That, relative to the largest magnitude in the reference.
     fp32_err : float
         ``rel_err`` of plain torch on the same request.
     tolerance : float
         The largest ``rel_err`` that is accepted.
     fault : str or None
         Why the tensor is wrong whatever the numbers say, such as values that are not finite.
+    counted : bool
+        Whether the elements, integers or booleans, were compared for equality, and
+        ``rel_err`` is the share of those that differ.
     """
 
     name: str
@@ -130,6 +132,7 @@ class Difference:
     fp32_err: float
     tolerance: float
     fault: str | None = None
+    counted: bool = False
 
     @property
     def passed(self) -> bool:

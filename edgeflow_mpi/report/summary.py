@@ -17,7 +17,7 @@ from edgeflow_mpi.report.results import (
 WIDTH = 100
 WORST_LAYERS = 10
 _LABEL = 15
-_LONGEST_HOST = 28
+_SHORTEST_HOST = 8
 _EVEN = 0.03
 _KILO = 1000
 
@@ -62,7 +62,7 @@ def rank_table(per_rank: Sequence[RankStats]) -> list[str]:
     body = [
         (
             str(stats.rank),
-            _shortened(stats.host, _LONGEST_HOST),
+            stats.host,
             f"{100 * stats.rows / everything:.1f} %",
             str(stats.units),
             f"{stats.compute_ms:.1f} ms",
@@ -73,6 +73,10 @@ def rank_table(per_rank: Sequence[RankStats]) -> list[str]:
         )
         for stats in per_rank
     ]
+    # Whatever is too wide, it is the host's name that can be shortened.
+    excess = max(map(len, _table(head, body))) - WIDTH
+    longest = max(max(len(row[1]) for row in body) - max(excess, 0), _SHORTEST_HOST)
+    body = [(row[0], _shortened(row[1], longest), *row[2:]) for row in body]
     return _table(head, body, left=(1,))
 
 
@@ -119,12 +123,14 @@ def _title(report: RunReport) -> str:
     hosts = len(report.hosts)
     return (
         f"{report.model} with input {shapes} on {_count(report.ranks, 'rank')} of "
-        f"{_count(hosts, 'host')}, divided by: {report.partitioner}"
+        f"{_count(hosts, 'host')}, partitioner {report.partitioner}"
     )
 
 
 def _latency(report: RunReport) -> str:
     latency = report.latency
+    if len(latency.all_ms) == 1:
+        return f"{_ms(latency.median_ms)}, one run only"
     runs = _count(len(latency.all_ms), "run")
     if len(report.requests) > 1:
         runs += f" of {len(report.requests)} requests"
@@ -140,7 +146,9 @@ def _single_device(report: RunReport) -> str:
     single = report.single_device
     if single is None:
         return report.single_device_note or "not measured"
-    return f"{_ms(single.median_ms)} for the whole model on {_who(report, single.rank)}, same job"
+    return (
+        f"{_ms(single.median_ms)}: the whole model on {_who(report, single.rank)}, in the same job"
+    )
 
 
 def _speedup(report: RunReport) -> str:
@@ -187,24 +195,26 @@ def _verified(verification: Verification | None) -> str:
     found = verification.worst
     layers = verification.layers
     compared = "" if verification.requests == 1 else f" in {verification.requests} requests"
-    where = f" ({found.name})" if len(verification.by_name) > 1 else ""
     if found.passed:
-        text = f"the answer is right{compared}: {_error(found)}{where}"
+        text = f"the answer is right{compared}: {_error(found)}"
     else:
-        text = f"the answer is WRONG{compared}: {_error(found)}{where}"
+        where = f", output {found.name}" if len(verification.by_name) > 1 else ""
+        text = f"the answer is WRONG{compared}{where}: {_error(found)}"
     if layers is None:
         return text
     if layers.first_bad is not None:
-        return f"{text}; the first layer that differs is {layers.first_bad.name}"
+        but = "; BUT" if found.passed else ";"
+        return f"{text}{but} the first layer that differs is {layers.first_bad.name}"
     return f"{text}; all {len(layers.differences)} layers agree as well"
 
 
 def _error(difference: Difference) -> str:
     if difference.fault is not None:
         return difference.fault
+    what = "its elements" if difference.counted else "its largest value"
     return (
-        f"error {_ratio(difference.rel_err)}, allowed {_ratio(difference.tolerance)} "
-        f"(plain torch itself: {_ratio(difference.fp32_err)})"
+        f"off by {_ratio(difference.rel_err)} of {what}, allowed "
+        f"{_ratio(difference.tolerance)} (plain torch: {_ratio(difference.fp32_err)})"
     )
 
 
