@@ -91,7 +91,7 @@ def run_job(context: Context, open_transport: OpenTransport) -> int:
             if baseline is not None:
                 alone_ms = Latency(_ms(theirs[0].latencies_s)).median_ms
                 single = SingleDevice(alone_ms, baseline.rank)
-            report = _report(context, task, tables, ours, per_rank, single, verification)
+            report = make_report(context, task, tables, ours, per_rank, single, verification)
             status = _present(context, task, ours, report)
     return int(context.comm.bcast(status, root=0))
 
@@ -156,7 +156,7 @@ def _verify(
     return verification
 
 
-def _report(
+def make_report(
     context: Context,
     task: Task,
     tables: UnitTables,
@@ -165,6 +165,7 @@ def _report(
     single: SingleDevice | None,
     verification: Verification | None,
 ) -> RunReport:
+    """What rank 0 knows about a plan's timed requests."""
     assert task.model is not None
     times = context.timings_s
     return RunReport(
