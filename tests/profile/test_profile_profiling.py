@@ -13,6 +13,7 @@ from edgeflow_mpi.cluster.profile import Profile
 from edgeflow_mpi.cluster.profiling import profile_for
 from edgeflow_mpi.errors import ProfileError
 from edgeflow_mpi.graph.needs import Needs
+from edgeflow_mpi.graph.types import Graph, Layer, TensorSpec
 from edgeflow_mpi.progress import NoProgress
 
 GRAPH = relu_graph()
@@ -114,3 +115,17 @@ def test_a_bad_file_fails_all_ranks_with_one_sentence(tmp_path: Path) -> None:
 def test_a_profile_that_cannot_be_saved_fails_all_ranks(tmp_path: Path) -> None:
     with pytest.raises(ProfileError, match="cannot be written"):
         obtain(tmp_path, save_path=tmp_path)
+
+
+def test_a_model_without_computation_has_a_profile_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = TensorSpec((1, 3), "float32", None)
+    layers = (
+        Layer("x", "input", (), (), spec, 1, False),
+        Layer("y", "output", ("x",), (), spec, 1, False),
+    )
+    monkeypatch.setitem(globals(), "GRAPH", Graph("nothing", layers, (), ("y",)))
+    measured, _ = obtain(tmp_path)
+    assert measured.costs == ({}, {}) and len(measured.links) == 2
+    assert obtain(tmp_path)[0].costs == measured.costs
