@@ -26,8 +26,9 @@ def verify_answers(
     found = []
     for i, (request, outputs) in enumerate(zip(task.requests, answers, strict=True)):
         context.progress.update(f"request {i + 1} of {len(answers)} in float64")
-        wide = reference_outputs(task.model, request.tensors, torch.float64)
-        plain = reference_outputs(task.model, request.tensors, torch.float32)
+        tensors = task.plain(request)
+        wide = reference_outputs(task.model, tensors, torch.float64)
+        plain = reference_outputs(task.model, tensors, torch.float32)
         found.append(compare_outputs(task.graph.output_names, outputs, wide, plain))
     return combine(found)
 
@@ -45,7 +46,7 @@ def verify_layers(context: Context, task: Task, session: Session) -> LayerCompar
     with agreed(context.comm):
         if context.first:
             assert task.model is not None
-            tensors, names = task.requests[0].tensors, list(got)
+            tensors, names = task.plain(task.requests[0]), list(got)
             program = task.model.program
             wide = reference_layers(program, tensors, torch.float64, names)
             plain = reference_layers(program, tensors, torch.float32, names)

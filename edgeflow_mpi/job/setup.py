@@ -20,11 +20,14 @@ from edgeflow_mpi.cluster.agree import agreed, broadcast
 from edgeflow_mpi.cluster.hosts import crowding_warning
 from edgeflow_mpi.cluster.profile import Profile
 from edgeflow_mpi.cluster.profiling import profile_for
-from edgeflow_mpi.errors import ClusterError
+from edgeflow_mpi.errors import ClusterError, InputError
 from edgeflow_mpi.graph.capture import capture
 from edgeflow_mpi.graph.needs import Needs
+from edgeflow_mpi.graph.pixels import SCALE, takes_pixels, with_pixels
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.job.context import Context
+from edgeflow_mpi.job.options import Options
+from edgeflow_mpi.model.images import normalised
 from edgeflow_mpi.model.inputs import Request, load_inputs
 from edgeflow_mpi.model.load import LoadedModel, load_model, parse_input_shape
 from edgeflow_mpi.partition.cost import predict
@@ -39,13 +42,29 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be computed. ``model``, ``weights`` and ``requests`` exist on rank 0 only."""
+    """What is to be computed. ``model``, ``weights`` and ``requests`` exist on rank 0 only.
+
+    The requests' tensors are as they travel; :meth:`plain` gives them as the model takes them.
+    """
 
     graph: Graph
     needs: Needs
     model: LoadedModel | None
     weights: Mapping[str, Tensor]
     requests: tuple[Request, ...]
+
+    def plain(self, request: Request) -> tuple[Tensor, ...]:
+        """The request's tensors for the undivided model: pixels normalised. Rank 0 only."""
+        assert self.model is not None
+        if not self.pixels:
+            return request.tensors
+        assert self.model.preprocessing is not None
+        return tuple(normalised(tensor, self.model.preprocessing) for tensor in request.tensors)
+
+    @property
+    def pixels(self) -> bool:
+        """Whether the image travels as 8-bit pixels."""
+        return SCALE in self.graph.weight_specs
 
 
 def check_ranks_agree(context: Context) -> tuple[str, ...]:
@@ -107,14 +126,40 @@ def load_task(context: Context) -> Task:
             seed=options.seed,
             progress=context.progress,
         )
-        requests = load_inputs(options.inputs or None, model)
         with context.progress.step("layers fused into a graph"):
             graph, weights = capture(model.program, model.name, model.output_names)
+        served = model
+        if _as_pixels(options, model, graph):
+            assert model.preprocessing is not None
+            how = model.preprocessing
+            graph, weights = with_pixels(graph, weights, how.mean, how.std)
+            served = replace(model, inputs=(replace(model.inputs[0], dtype=torch.uint8),))
+        requests = load_inputs(options.inputs or None, served)
         return graph
 
     with context.timed("capture"):
         graph = broadcast(context.comm, make)
     return Task(graph, Needs(graph), model, weights, requests)
+
+
+def _as_pixels(options: Options, model: LoadedModel, graph: Graph) -> bool:
+    """Whether the input is to travel as 8-bit pixels.
+
+    Raises
+    ------
+    InputError
+        If the user asks for pixels where the input is no image.
+    """
+    arrays = any(path.suffix in (".npy", ".npz") for path in options.inputs)
+    possible = model.preprocessing is not None and takes_pixels(graph)
+    if options.input_dtype == "uint8" and not possible:
+        raise InputError(
+            f"--input-dtype uint8 is for models that take one image, which {model.name} does "
+            "not: leave the option out"
+        )
+    return possible and (
+        options.input_dtype == "uint8" or (options.input_dtype == "auto" and not arrays)
+    )
 
 
 def make_profile(context: Context, task: Task) -> Profile | None:

@@ -109,11 +109,14 @@ def image_to_tensor(
     fitted = _fit(_plain(image, channels), height, width, preprocessing)
     pixels = torch.from_numpy(np.array(fitted, dtype=np.uint8)).reshape(height, width, channels)
     pixels = pixels.permute(2, 0, 1).contiguous()
-    if dtype == torch.uint8:
-        return pixels
+    return pixels if dtype == torch.uint8 else normalised(pixels, preprocessing).to(dtype)
+
+
+def normalised(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
+    """Pixels 0..255, shape (..., channels, height, width), as float32 values for the model."""
     mean = torch.tensor(preprocessing.mean, dtype=torch.float32).reshape(-1, 1, 1)
     std = torch.tensor(preprocessing.std, dtype=torch.float32).reshape(-1, 1, 1)
-    return ((pixels.to(torch.float32) / 255 - mean) / std).to(dtype)
+    return (pixels.to(torch.float32) / 255 - mean) / std
 
 
 def _plain(image: Image.Image, channels: int) -> Image.Image:
