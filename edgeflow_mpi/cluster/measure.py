@@ -33,7 +33,7 @@ from edgeflow_mpi.spans import Span
 
 _SHORTEST_WINDOW_S, _LONGEST_WINDOW_S = 0.003, 0.1
 _FEWEST_CALLS, _ENOUGH_CALLS = 2, 7
-_PATIENCE = 4  # windows to wait for enough calls; a slow device then makes do with the fewest
+_PATIENCE = 2  # windows to wait for enough calls; a slow device then makes do with the fewest
 _BLOCK = 1 << 16
 _COOLING_BYTES = 8 << 20  # more than a core's own caches, less than what takes long to read
 
@@ -172,7 +172,7 @@ def time_calls(
 ) -> Timing:
     """Call ``between`` and ``run`` in turn for ``window_s`` seconds.
 
-    For longer where that is too short for a good median: up to four times as long for seven
+    For longer where that is too short for a good median: up to twice as long for seven
     calls, and as long as it takes for two.
     """
     cpu_s: list[float] = []
