@@ -15,9 +15,9 @@ import torch
 from torch.export.graph_signature import InputKind, OutputKind
 
 from edgeflow_mpi.errors import ModelError
-from edgeflow_mpi.graph.draft import Draft, DraftGraph, freeze, spec_of, with_axis
+from edgeflow_mpi.graph.axes import assign_axes
+from edgeflow_mpi.graph.draft import Draft, DraftGraph, freeze, spec_of
 from edgeflow_mpi.graph.fuse import fuse
-from edgeflow_mpi.graph.rules import rule_for
 from edgeflow_mpi.graph.types import (
     DTYPE_BYTES,
     Arg,
@@ -39,7 +39,6 @@ _SAME_VALUE = {
     "aten.feature_dropout.default",
 }
 _LAYOUT_FREE = {"aten.view.default", "aten._unsafe_view.default"}
-_SPATIAL = ("conv", "max_pool", "avg_pool", "adaptive_", "upsample", "_upsample", "pixel_")
 
 
 @dataclass(frozen=True)
@@ -80,6 +79,7 @@ def capture(
         that cannot travel.
     """
     graph = _Lowering(program).run()
+    assign_axes(graph)
     fuse(graph)
     frozen = freeze(graph, name, output_names)
     if len(frozen.outputs) != len(output_names):
@@ -96,7 +96,6 @@ class _Lowering:
         self._program = program
         self._graph = DraftGraph()
         self._values: dict[torch.fx.Node, _Value] = {}
-        self._spatial = _spatial_nodes(program.graph)
 
     def run(self) -> DraftGraph:
         signature = self._program.graph_signature
@@ -141,10 +140,6 @@ class _Lowering:
             self._values[node] = value
             return
         spec = _spec(node, value)
-        axis = {4: 2, 5: 2}.get(len(spec.shape))
-        if len(spec.shape) == 3 and any("conv1d" in str(user.target) for user in node.users):
-            axis = 2
-        spec = TensorSpec(spec.shape, spec.dtype, axis)
         self._add(Draft(node.name, "input", [], [], spec, spec.rows, divisible=False))
         self._values[node] = _Tensor(node.name)
 
@@ -180,12 +175,8 @@ class _Lowering:
             same = self._graph.drafts[inputs[0]].out.dtype == spec.dtype
         if same and self._graph.drafts[inputs[0]].out.shape == spec.shape:
             return _Tensor(inputs[0])
-        draft = Draft(
-            node.name, "compute", inputs, [Step(target, bound, spec, select)], spec, 1, True
-        )
-        fallback = {4: 2, 5: 2}.get(len(spec.shape)) if node in self._spatial else None
-        with_axis(self._graph, draft, fallback)
-        self._add(draft)
+        step = Step(target, bound, spec, select)
+        self._add(Draft(node.name, "compute", inputs, [step], spec, spec.rows, True))
         return _Tensor(node.name)
 
     def _bind(
@@ -294,22 +285,3 @@ def _spec(node: torch.fx.Node, value: torch.Tensor) -> TensorSpec:
     if spec.dtype not in DTYPE_BYTES:
         raise ModelError(f"{node.name} has element type {spec.dtype}, which cannot be divided")
     return spec
-
-
-def _spatial_nodes(graph: torch.fx.Graph) -> set[torch.fx.Node]:
-    """Nodes whose result reaches a convolution, pool or resize through cheap operators.
-
-    Only their rows are worth handing out one by one when the operator that makes them has
-    to run whole.
-    """
-    found: set[torch.fx.Node] = set()
-    for node in reversed(list(graph.nodes)):
-        for user in node.users:
-            target = str(user.target)
-            rule = rule_for(target) if user.op == "call_function" else None
-            heavy = target.startswith("aten.") and target.split(".")[1].startswith(_SPATIAL)
-            cheap = rule is not None and (rule.follows or target == "aten.cat.default")
-            if heavy or (user in found and (cheap or user.target is operator.getitem)):
-                found.add(node)
-                break
-    return found

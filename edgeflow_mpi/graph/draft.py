@@ -14,7 +14,7 @@ from typing import Literal
 import networkx as nx
 import torch
 
-from edgeflow_mpi.graph.rules import Call, rule_for
+from edgeflow_mpi.graph.rules import Call
 from edgeflow_mpi.graph.types import Arg, Graph, In, Layer, Step, TensorSpec, Var, Weight
 
 
@@ -137,27 +137,6 @@ def _layer(graph: DraftGraph, draft: Draft) -> Layer:
     )
 
 
-def with_axis(graph: DraftGraph, draft: Draft, fallback: int | None) -> None:
-    """Give a one-step draft the split axis that its operator's rule allows.
-
-    Without a rule the layer is indivisible; ``fallback`` is then the axis along which its
-    result may still be handed out, row by row, to layers that are divided.
-    """
-    (step,) = draft.steps
-    rule = rule_for(step.target)
-    call = graph.call(draft, 0)
-    axis = rule.axis(call) if rule is not None and call.operands else None
-    draft.divisible = axis is not None
-    if axis is None and fallback is not None and fallback < len(draft.out.shape):
-        axis = fallback
-    if axis is not None and draft.out.shape[axis] == 0:
-        axis = None
-    draft.out = TensorSpec(draft.out.shape, draft.out.dtype, axis)
-    draft.rows = draft.out.rows
-    draft.divisible = draft.divisible or draft.rows == 1
-    draft.steps = [Step(step.target, step.args, draft.out, step.select)]
-
-
 __all__ = [
-    "Draft", "DraftGraph", "Weight", "freeze", "leaves", "macs", "renumber", "spec_of", "with_axis",
+    "Draft", "DraftGraph", "Weight", "freeze", "leaves", "macs", "renumber", "spec_of",
 ]  # fmt: skip

@@ -87,7 +87,7 @@ def fused_convolution(
     rule = rule_for(call.step.target)
     if not isinstance(rule, Convolution) or rule.ndim != 2 or not available():
         return None
-    if call.out.axis != 2 or call.out.dtype != "float32":
+    if rule.axis(call) != 2 or call.out.axis != 2 or call.out.dtype != "float32":
         return None
     padding, outer = rule.geometry(call, rows)
     height = rule.needs(call, rows)[0].rows + outer[-2] + outer[-1]
@@ -105,7 +105,8 @@ def fused_convolution(
     sum_step = follower(j)
     if sum_step is not None and sum_step.target == "aten.add.Tensor":
         operands = [ref for ref in sum_step.refs if ref != Var(j)]
-        same = [spec for spec in calls[j + 1].operands if spec.shape == call.out.shape]
+        # The operator adds equal pieces only: nothing is broadcast, cut or converted.
+        same = [spec for spec in calls[j + 1].operands if spec == call.out]
         if len(operands) == 1 and len(same) == 2 and dict(sum_step.args).get("alpha", 1) == 1:
             other, last = operands[0], j + 1
             refs = (*refs, other)

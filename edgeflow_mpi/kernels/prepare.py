@@ -34,7 +34,17 @@ _IN_PLACE: Mapping[str, str] = {
     )
 }  # fmt: skip
 _COMMUTES = {"aten.add.Tensor", "aten.mul.Tensor"}
-_FRESH = ("conv", "linear", "matmul", "max_pool", "avg_pool", "cat", "layer_norm", "_native_batch")
+_FRESH = (
+    "conv",
+    "linear",
+    "matmul",
+    "max_pool",
+    "avg_pool",
+    "cat",
+    "layer_norm",
+    "_native_batch",
+    "_to_copy",
+)
 
 
 @dataclass(frozen=True)
@@ -78,6 +88,8 @@ def prepare(
         If an operator is not in this build of torch.
     """
     traced = trace(graph, layer, rows)
+    # What arrives may be more than this span reads: needs are made monotone over all spans.
+    held = needs.of(layer.name, rows)
     bound_calls = calls(graph, layer)
     fresh: set[int] = set()
     program: list[_Bound] = []
@@ -96,13 +108,13 @@ def prepare(
         if fused is not None or _allocates(call):
             fresh.add(last)
         position[last] = len(program)
-        cuts = _cuts(graph, layer, traced.steps, traced.inputs, refs, spans)
+        cuts = _cuts(graph, layer, traced.steps, held, refs, spans)
         program.append(_Bound(compute, refs, cuts))
         j = last + 1
     run = _assemble(program, position)
     # A producer of summands arrives combined: the kernel then reads one whole tensor.
     name = "+".join(step.target.split(".")[1] for step in layer.steps) or layer.kind
-    return Kernel(rows, needs.of(layer.name, rows), name, run)
+    return Kernel(rows, held, name, run)
 
 
 def _bind(

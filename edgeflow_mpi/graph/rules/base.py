@@ -201,6 +201,17 @@ def clip(start: int, stop: int, rows: int) -> Span:
     return Span(first, max(min(stop, rows), first + 1))
 
 
+def settle(rows: int, before: int, after: int) -> tuple[int, int]:
+    """Amounts with the effect of ``before`` and ``after`` that never crop more than there is.
+
+    A span that lies wholly in the padding keeps none of its ``rows``: torch crops first, and
+    would be left with less than nothing.
+    """
+    if rows - max(-before, 0) - max(-after, 0) > 0:
+        return before, after
+    return before + rows + after, -rows
+
+
 def pad_rows(tensor: Tensor, axis: int, before: int, after: int, value: float = 0.0) -> Tensor:
     """``tensor`` with rows of ``value`` added along ``axis``; negative counts remove rows."""
     if before == 0 and after == 0:

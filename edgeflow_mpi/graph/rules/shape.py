@@ -17,6 +17,7 @@ from edgeflow_mpi.graph.rules.base import (
     clip,
     invoke,
     pad_rows,
+    settle,
     shape_args,
 )
 from edgeflow_mpi.spans import Span
@@ -252,8 +253,8 @@ class Pad(Rule):
         if mode == "constant":
             value = call.args.get("value")
             fill = float(value) if isinstance(value, int | float) else 0.0
-            first = need.start - (rows.start - before)
-            last = (rows.stop - before) - need.stop
+            start, stop = rows.start - before, rows.stop - before
+            first, last = settle(need.rows, need.start - start, stop - need.stop)
 
             def compute(tensor: Tensor) -> Tensor:
                 widened = torch.constant_pad_nd(tensor, flat, fill) if any(flat) else tensor

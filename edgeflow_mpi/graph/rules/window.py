@@ -20,6 +20,7 @@ from edgeflow_mpi.graph.rules.base import (
     clip,
     invoke,
     pad_rows,
+    settle,
 )
 from edgeflow_mpi.graph.types import TensorSpec, Weight
 from edgeflow_mpi.spans import Span
@@ -51,7 +52,7 @@ class Window:
         """Rows to add before and after the needed ones (negative: to remove)."""
         start, stop = self.unclipped(rows)
         need = self.needs(rows, height)
-        return need.start - start, stop - need.stop
+        return settle(need.rows, need.start - start, stop - need.stop)
 
     def symmetric(self, rows: Span, height: int) -> int | None:
         """Padding p such that padding by p on both sides gives exactly ``rows``, if any.
@@ -175,7 +176,7 @@ class TransposedConvolution(Rule):
         run = invoke(call, weights, bias=None, padding=paddings, output_padding=extras)
         made = (need.rows - 1) * stride + reach
         first = rows.start + padding - need.start * stride
-        before, after = -first, first + rows.rows - made
+        before, after = settle(made, -first, first + rows.rows - made)
         bias = call.args["bias"]
         offset = None
         if isinstance(bias, Weight):
@@ -220,7 +221,8 @@ class MaxPool(_Pool):
             return invoke(call, weights, padding=[even, *across])
         before, after = window.padding(rows, height)
         run = invoke(call, weights, padding=[0, *across])
-        lowest = float("-inf")
+        dtype = getattr(torch, call.out.dtype)
+        lowest = float("-inf") if dtype.is_floating_point else torch.iinfo(dtype).min
         return lambda tensor: run(pad_rows(tensor, 2, before, after, lowest))
 
 
