@@ -129,7 +129,7 @@ def _verified(
 ) -> list[Verification]:
     """Rank 0: the first answer under every partitioner against plain torch in float64."""
     assert task.model is not None
-    tensors = task.requests[0].tensors
+    tensors = task.plain(task.requests[0])
     with context.progress.step("the undivided model in plain torch, float64"):
         wide = reference_outputs(task.model, tensors, torch.float64)
         plain = reference_outputs(task.model, tensors, torch.float32)
