@@ -4,7 +4,8 @@ The model of a cluster:
 
 * device i computes r > 0 rows of layer l in ``c + w * r`` seconds (measured), one unit at a
   time; whenever it is free it runs the *first ready* unit in the plan's order, as the
-  runtime does. A unit is ready when every row it reads is there;
+  runtime does. A unit is ready when every row it reads is there. A unit whose boundary goes
+  first runs as several, each at this cost;
 * a message from i to j is asked for when the unit that makes its rows finishes. Alone it
   takes ``latency + bytes / bandwidth``. It occupies i's outgoing side for ``bytes / bandwidth``,
   in the order of asking, and j's incoming side for as long, in the order in which messages
@@ -20,15 +21,17 @@ that the unit tables are compiled by.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from edgeflow_mpi.cluster.profile import LayerCost, Profile
 from edgeflow_mpi.errors import ProfileError
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph, Layer
-from edgeflow_mpi.partition.flow import Flow, Traffic, trace_flows
+from edgeflow_mpi.partition.flow import Demand, Flow, trace_flows
+from edgeflow_mpi.partition.pieces import pieces_of
 from edgeflow_mpi.partition.plan import Plan
+from edgeflow_mpi.spans import Span
 
 FREE = LayerCost(0.0, 0.0)
 
@@ -97,35 +100,50 @@ def predict(graph: Graph, needs: Needs, profile: Profile, plan: Plan) -> Predict
     ProfileError
         The profile does not cover a device, a layer or a link that the plan uses.
     """
-    return _Evaluation(graph, profile, plan, trace_flows(graph, needs, plan)).run()
+    return _Evaluation(graph, needs, profile, plan).run()
+
+
+@dataclass
+class _Unit:
+    """Rows that a rank computes at one go: all it computes of a layer, or a piece of that."""
+
+    layer: str
+    rank: int
+    rows: Span
+    compute_s: float
+    forwards: tuple[Flow, ...]
+    followers: list[int] = field(default_factory=list)
+    waiting_for: int = 0
 
 
 class _Evaluation:
-    """The state of one evaluation; used once."""
+    """The state of one evaluation; used once.
 
-    def __init__(self, graph: Graph, profile: Profile, plan: Plan, traffic: Traffic) -> None:
+    Units are numbered in the order of their priority.
+    """
+
+    def __init__(self, graph: Graph, needs: Needs, profile: Profile, plan: Plan) -> None:
         self._graph = graph
         self._profile = profile
         self._plan = plan
-        self._traffic = traffic
-        ranks = plan.ranks
+        self._traffic = trace_flows(graph, needs, plan)
+        ranks, flows = plan.ranks, self._traffic.flows
         self._position = {name: i for i, name in enumerate(plan.order)}
-        self._units: dict[tuple[str, int], Interval] = {}
-        self._transfers: dict[Flow, Interval] = {}
-        self._waiting: dict[tuple[str, int], int] = {}
-        self._after_unit: dict[tuple[str, int], list[str]] = {}
-        self._after_flow: list[list[str]] = [[] for _ in traffic.flows]
-        self._flow_index = {flow: i for i, flow in enumerate(traffic.flows)}
-        self._ready: list[list[int]] = [[] for _ in range(ranks)]
-        self._busy = [False] * ranks
-        self._left_s = [0.0] * len(traffic.flows)
-        self._occupied_s = [0.0] * len(traffic.flows)
+        self._flow_index = {flow: i for i, flow in enumerate(flows)}
+        self._flow_followers: list[list[int]] = [[] for _ in flows]
+        self._left_s = [0.0] * len(flows)
+        self._occupied_s = [0.0] * len(flows)
         self._out_free_s = [0.0] * ranks
         self._in_free_s = [0.0] * ranks
-        # (time, position of the layer, rank, what: -1 where the layer's unit finishes there,
-        # 2 f where flow f begins to reach that rank, 2 f + 1 where it is there)
+        self._busy = [False] * ranks
+        self._ready: list[list[int]] = [[] for _ in range(ranks)]
+        self._units: list[_Unit] = []
+        self._intervals: dict[tuple[str, int], Interval] = {}
+        self._transfers: dict[Flow, Interval] = {}
+        # (time, position of the layer, rank, what): unit -1 - what finishes there, or flow
+        # what // 2 begins to reach that rank (even) or is there (odd).
         self._events: list[tuple[float, int, int, int]] = []
-        self._count_dependencies()
+        self._lay_out(needs)
 
     def run(self) -> Prediction:
         for rank in range(self._plan.ranks):
@@ -134,57 +152,80 @@ class _Evaluation:
             now_s = self._events[0][0]
             touched: set[int] = set()
             while self._events and self._events[0][0] == now_s:
-                _, position, rank, what = heapq.heappop(self._events)
+                _, _, rank, what = heapq.heappop(self._events)
                 if what < 0:
-                    self._finish(self._plan.order[position], rank, now_s)
+                    self._finish(self._units[-1 - what], now_s)
                 elif what % 2 == 0:
                     self._reach(what // 2, now_s)
                     continue
                 else:
-                    for consumer in self._after_flow[what // 2]:
-                        self._satisfy(consumer, rank)
+                    self._satisfy(self._flow_followers[what // 2])
                 touched.add(rank)
             for rank in sorted(touched):
                 self._start_next(rank, now_s)
         return self._prediction()
 
-    def _count_dependencies(self) -> None:
-        computed = {name: layer.computed for name, layer in self._plan.layers.items()}
-        for (name, rank), demands in self._traffic.demands.items():
-            count = 0
-            for demand in demands:
-                if demand.rows & computed[demand.producer][rank]:
-                    self._after_unit.setdefault((demand.producer, rank), []).append(name)
-                    count += 1
-                for flow in demand.flows:
-                    self._after_flow[self._flow_index[flow]].append(name)
-                count += len(demand.flows)
-            self._waiting[name, rank] = count
-            if not count:
-                heapq.heappush(self._ready[rank], self._position[name])
+    def _lay_out(self, needs: Needs) -> None:
+        """Number the units and count what each waits for."""
+        here: dict[tuple[str, int], list[int]] = {}
+        for name in self._plan.order:
+            layer = self._graph.by_name[name]
+            for rank, computed in enumerate(self._plan.layers[name].computed):
+                if not computed:
+                    continue
+                cost = layer_cost(self._graph, self._profile, layer, rank)
+                flows = self._traffic.forwards.get((name, rank), ())
+                demands = self._traffic.demands[name, rank]
+                for rows in pieces_of(self._plan, layer, rank, flows):
+                    leaving = tuple(flow for flow in flows if flow.rows in rows)
+                    unit = _Unit(name, rank, rows, cost.seconds(rows.rows), leaving)
+                    here.setdefault((name, rank), []).append(len(self._units))
+                    self._units.append(unit)
+                    read = [d.rows for d in demands] if rows == computed else needs.of(name, rows)
+                    for demand, need in zip(demands, read, strict=True):
+                        self._depend(demand, need, here.get((demand.producer, rank), ()))
+                    if not unit.waiting_for:
+                        heapq.heappush(self._ready[rank], len(self._units) - 1)
 
-    def _satisfy(self, consumer: str, rank: int) -> None:
-        self._waiting[consumer, rank] -= 1
-        if not self._waiting[consumer, rank]:
-            heapq.heappush(self._ready[rank], self._position[consumer])
+    def _depend(self, demand: Demand, need: Span, local: Sequence[int]) -> None:
+        """Let the newest unit wait for what it reads of one input."""
+        index = len(self._units) - 1
+        summands = self._graph.by_name[demand.producer].combine is not None
+        sources = [
+            self._units[source].followers for source in local if self._units[source].rows & need
+        ]
+        sources += [
+            self._flow_followers[self._flow_index[flow]]
+            for flow in demand.flows
+            if summands or flow.rows & need
+        ]
+        for followers in sources:
+            followers.append(index)
+        self._units[index].waiting_for += len(sources)
+
+    def _satisfy(self, followers: Sequence[int]) -> None:
+        for index in followers:
+            unit = self._units[index]
+            unit.waiting_for -= 1
+            if not unit.waiting_for:
+                heapq.heappush(self._ready[unit.rank], index)
 
     def _start_next(self, rank: int, now_s: float) -> None:
         if self._busy[rank] or not self._ready[rank]:
             return
-        position = heapq.heappop(self._ready[rank])
-        name = self._plan.order[position]
-        rows = self._plan.layers[name].computed[rank].rows
-        cost = layer_cost(self._graph, self._profile, self._graph.by_name[name], rank)
-        finish_s = now_s + cost.seconds(rows)
-        self._units[name, rank] = Interval(now_s, finish_s)
+        index = heapq.heappop(self._ready[rank])
+        unit = self._units[index]
+        finish_s = now_s + unit.compute_s
+        started = self._intervals.get((unit.layer, rank))
+        start_s = started.start_s if started else now_s
+        self._intervals[unit.layer, rank] = Interval(start_s, finish_s)
         self._busy[rank] = True
-        heapq.heappush(self._events, (finish_s, position, rank, -1))
+        heapq.heappush(self._events, (finish_s, self._position[unit.layer], rank, -1 - index))
 
-    def _finish(self, name: str, rank: int, now_s: float) -> None:
-        self._busy[rank] = False
-        for consumer in self._after_unit.get((name, rank), ()):
-            self._satisfy(consumer, rank)
-        for flow in self._traffic.forwards.get((name, rank), ()):
+    def _finish(self, unit: _Unit, now_s: float) -> None:
+        self._busy[unit.rank] = False
+        self._satisfy(unit.followers)
+        for flow in unit.forwards:
             self._send(flow, now_s)
 
     def _send(self, flow: Flow, now_s: float) -> None:
@@ -200,34 +241,34 @@ class _Evaluation:
         self._occupied_s[index] = size_bytes / link.bandwidth_bytes_s
         self._left_s[index] = start_s
         self._out_free_s[flow.source] = start_s + self._occupied_s[index]
-        position = self._position[flow.producer]
-        heapq.heappush(self._events, (start_s + link.latency_s, position, flow.dest, 2 * index))
+        self._arrange(start_s + link.latency_s, flow, 2 * index)
 
     def _reach(self, index: int, now_s: float) -> None:
         flow = self._traffic.flows[index]
         arrival_s = max(now_s, self._in_free_s[flow.dest]) + self._occupied_s[index]
         self._in_free_s[flow.dest] = arrival_s
         self._transfers[flow] = Interval(self._left_s[index], arrival_s)
-        position = self._position[flow.producer]
-        heapq.heappush(self._events, (arrival_s, position, flow.dest, 2 * index + 1))
+        self._arrange(arrival_s, flow, 2 * index + 1)
+
+    def _arrange(self, at_s: float, flow: Flow, what: int) -> None:
+        heapq.heappush(self._events, (at_s, self._position[flow.producer], flow.dest, what))
 
     def _prediction(self) -> Prediction:
         ranks = self._plan.ranks
         compute_s = [0.0] * ranks
-        for (_, rank), unit in self._units.items():
-            compute_s[rank] += unit.finish_s - unit.start_s
+        for unit in self._units:
+            compute_s[unit.rank] += unit.compute_s
         bytes_sent, messages = [0] * ranks, [0] * ranks
         for flow in self._traffic.flows:
             bytes_sent[flow.source] += flow.size_bytes(self._graph.by_name[flow.producer])
             messages[flow.source] += 1
-        outputs = {layer.name for layer in self._graph.outputs}
         makespan_s = max(
-            (unit.finish_s for (name, _), unit in self._units.items() if name in outputs),
+            (self._intervals[layer.name, 0].finish_s for layer in self._graph.outputs),
             default=0.0,
         )
         return Prediction(
             makespan_s,
-            self._units,
+            self._intervals,
             self._transfers,
             tuple(compute_s),
             tuple(bytes_sent),

@@ -9,8 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from edgeflow_mpi.graph.types import Layer
 from edgeflow_mpi.partition.flow import Flow
+from edgeflow_mpi.partition.plan import Plan
 from edgeflow_mpi.spans import Span
+
+
+def pieces_of(plan: Plan, layer: Layer, rank: int, flows: Sequence[Flow]) -> tuple[Span, ...]:
+    """The spans in which ``rank`` computes its rows of ``layer``, in that order.
+
+    ``flows`` are those that leave, as for :func:`split_boundary`. Only units that the plan
+    marks, of layers that can be divided and make no summands, have several.
+    """
+    computed = plan.layers[layer.name].computed[rank]
+    if (layer.name, rank) in plan.boundary_first and layer.splits and not layer.combine:
+        return split_boundary(computed, flows)
+    return (computed,)
 
 
 def split_boundary(computed: Span, flows: Sequence[Flow]) -> tuple[Span, ...]:

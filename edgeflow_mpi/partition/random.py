@@ -19,7 +19,7 @@ def random_plan(
 
     Breakpoints are uneven and spans may be empty; undivided layers are placed anywhere, some
     with replicas; divided ones are partly recomputed (what the rank's own consumers need, or
-    just any rows); the order is any topological one.
+    just any rows); some units send their boundary first; the order is any topological one.
 
     Parameters
     ----------
@@ -45,7 +45,15 @@ def random_plan(
             owner = rng.choice(among)
             layers[layer.name] = LayerPlan.whole(layer.rows, ranks, owner, frozenset(replicas))
     ordered = {layer.name: layers[layer.name] for layer in graph.layers}
-    return Plan("random", ranks, ordered, _order(graph, rng))
+    early = rng.choice((0.0, 0.5))
+    boundary_first = frozenset(
+        (layer.name, rank)
+        for layer in graph.layers
+        for rank in among
+        if layer.splits and not layer.pinned and rng.random() < early
+    )
+    order = _order(graph, rng)
+    return Plan("random", ranks, ordered, order, boundary_first=boundary_first)
 
 
 def random_partition(

@@ -170,6 +170,8 @@ def test_random_plans_are_of_all_kinds() -> None:
         not a and b for owned, computed in split for a, b in zip(owned, computed, strict=True)
     )
     assert any(sum(map(bool, spans.computed)) > 1 for layer, spans in layers if layer.rows == 1)
+    assert any(plan.boundary_first for plan in plans)
+    assert any(not plan.boundary_first for plan in plans)
     assert len({plan.order for plan in plans}) == 1  # this graph has one order
 
 
@@ -192,7 +194,8 @@ def test_plans_are_the_same_under_any_hash_seed() -> None:
         "graph = random_graph(rng, rows=14, layers=9)\n"
         "costs = random_profile(rng, graph, 3)\n"
         "for name in PARTITIONERS:\n"
-        "    print(plan_model(graph, Needs(graph), costs, name, progress=NoProgress()))\n"
+        "    plan = plan_model(graph, Needs(graph), costs, name, progress=NoProgress())\n"
+        "    print(plan.layers, plan.order, plan.predicted_s, sorted(plan.boundary_first))\n"
     )
     here = Path(__file__).parent
     printed = set()
