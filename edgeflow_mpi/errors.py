@@ -8,7 +8,17 @@ from __future__ import annotations
 
 
 class EdgeflowError(Exception):
-    """A failure that is explained to the user in one sentence."""
+    """A failure that is explained to the user in one sentence.
+
+    Attributes
+    ----------
+    shared : bool
+        Whether every rank of the job raises it too, as they have agreed: one of them then says
+        it and all can leave in order. After any other failure the job must be aborted, because
+        ranks that know nothing of it wait for this one.
+    """
+
+    shared = False
 
 
 class ModelError(EdgeflowError):
@@ -41,3 +51,7 @@ class ClusterError(EdgeflowError):
 
 class RuntimeFailure(EdgeflowError):
     """A rank failed, or stopped making progress, while a request was under way."""
+
+
+class StallError(RuntimeFailure):
+    """Nothing has arrived here for too long; the cause is some other rank, or the network."""

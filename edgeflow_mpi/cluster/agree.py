@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from edgeflow_mpi import errors
 from edgeflow_mpi.cluster.comm import Communicator, sleeping_barrier
-from edgeflow_mpi.errors import EdgeflowError
+from edgeflow_mpi.errors import ClusterError, EdgeflowError
 
 T = TypeVar("T")
 
@@ -55,31 +55,41 @@ def agree(
             sentence = f"rank {failed} ({host}): {sentence}"
         if others and any(other and other[1] != found[1] for other in verdicts):
             sentence += f" ({others} more rank{'s' * (others > 1)} failed too)"
-        raise _class_of(kind)(sentence) from (error if failed == rank else None)
+        agreed_error = _class_of(kind)(sentence)
+        agreed_error.shared = True
+        raise agreed_error from (error if failed == rank else None)
 
 
 @contextmanager
-def agreed(comm: Communicator, *, timeout_s: float | None = None) -> Iterator[None]:
+def agreed(
+    comm: Communicator, doing: str = "", *, timeout_s: float | None = None
+) -> Iterator[None]:
     """Run the body, then :func:`agree` on how it went; collective.
 
     The body must make no collective calls. ``KeyboardInterrupt`` and ``SystemExit`` are not
-    held back.
+    held back. ``doing`` names the body where a failure that nobody foresaw is reported, as in
+    "making the plan failed: ValueError: ...".
     """
     error: Exception | None = None
     try:
         yield
     except Exception as raised:  # noqa: BLE001 (whatever it is, all ranks must learn of it)
         error = raised
+    if doing and error is not None and not isinstance(error, EdgeflowError):
+        explained = ClusterError(f"{doing} failed: {_sentence(error)}")
+        explained.__cause__ = error
+        error = explained
     agree(comm, error, timeout_s=timeout_s)
 
 
-def broadcast(comm: Communicator, make: Callable[[], T]) -> T:
+def broadcast(comm: Communicator, make: Callable[[], T], doing: str = "") -> T:
     """What ``make`` returns on rank 0, on every rank; its failure fails all ranks; collective.
 
     Other ranks sleep while rank 0 works. The value is pickled: for set-up, not for tensors.
+    ``doing`` is as in :func:`agreed`.
     """
     made: T | None = None
-    with agreed(comm):
+    with agreed(comm, doing):
         if comm.Get_rank() == 0:
             made = make()
     shared: T = comm.bcast(made, root=0)
@@ -87,14 +97,14 @@ def broadcast(comm: Communicator, make: Callable[[], T]) -> T:
 
 
 def _kind(error: BaseException) -> str:
-    return type(error).__name__ if isinstance(error, EdgeflowError) else "ClusterError"
+    """The nearest class that :mod:`edgeflow_mpi.errors` defines, by its name."""
+    names = (cls.__name__ for cls in type(error).__mro__ if getattr(errors, cls.__name__, 0) is cls)
+    return next(names, "ClusterError")
 
 
 def _class_of(kind: str) -> type[EdgeflowError]:
-    found = getattr(errors, kind, None)
-    if isinstance(found, type) and issubclass(found, EdgeflowError):
-        return found
-    return EdgeflowError
+    found: type[EdgeflowError] = getattr(errors, kind)
+    return found
 
 
 def _sentence(error: BaseException) -> str:
