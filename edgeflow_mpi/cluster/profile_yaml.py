@@ -45,11 +45,11 @@ def save_profile(profile: Profile, path: Path, *, graph: Graph) -> None:
         raise ProfileError(f"the profile {path} cannot be written: {error.strerror}") from None
 
 
-def load_profile(path: Path, *, graph: Graph, devices: Sequence[Device]) -> Profile:
+def load_profile(path: Path, *, graph: Graph, devices: Sequence[Device] | None = None) -> Profile:
     """The profile in ``path``, for a job that runs ``graph`` on ``devices``.
 
-    Its devices are brought into the order of ``devices``; what the file says about their
-    memory stands.
+    Its devices are brought into the order of ``devices``, or left in their own where that is
+    None; what the file says about their memory stands.
 
     Raises
     ------
@@ -60,7 +60,9 @@ def load_profile(path: Path, *, graph: Graph, devices: Sequence[Device]) -> Prof
     return _read(Field.of_file(path, "profile"), graph, devices)
 
 
-def parse_profile(text: str, name: str, *, graph: Graph, devices: Sequence[Device]) -> Profile:
+def parse_profile(
+    text: str, name: str, *, graph: Graph, devices: Sequence[Device] | None = None
+) -> Profile:
     """As :func:`load_profile`, from a text that complaints call ``name``."""
     return _read(Field.of_text(text, name), graph, devices)
 
@@ -152,7 +154,7 @@ def _number(value: float) -> str:
     return text
 
 
-def _read(content: Field, graph: Graph, devices: Sequence[Device]) -> Profile:
+def _read(content: Field, graph: Graph, devices: Sequence[Device] | None) -> Profile:
     top = content.mapping(
         "format", "model", "fingerprint", "created", "versions", "devices", "links", "layers"
     )
@@ -160,7 +162,11 @@ def _read(content: Field, graph: Graph, devices: Sequence[Device]) -> Profile:
         top["format"].fail(f"is {top['format'].value}, this version reads {FORMAT}")
     _check_model(content.file, top["model"].text(), top["fingerprint"].text(), graph)
     read = [_read_device(item) for item in top["devices"].items("a list of devices")]
-    _check_devices(content.file, [device for device, _ in read], devices)
+    if not read:
+        top["devices"].fail("is empty, it must have at least one device")
+    found = [device for device, _ in read]
+    devices = found if devices is None else devices
+    _check_devices(content.file, found, devices)
     by_name = {device.name: (device, stretch) for device, stretch in read}
     names = [device.name for device in devices]
     versions = top["versions"].named("a mapping from package to version")
@@ -233,8 +239,7 @@ def _read_links(links: Field, names: Sequence[str]) -> dict[tuple[int, int], Lin
     for item in links.items("a list of links"):
         fields = item.mapping("from", "to", "latency_ms", "bandwidth_mbps")
         for end in ("from", "to"):
-            if fields[end].text() not in rank:
-                fields[end].fail(f"is {fields[end].value!r}, it must be one of {', '.join(rank)}")
+            fields[end].choice(names)
         pair = rank[fields["from"].text()], rank[fields["to"].text()]
         if pair in read or pair[0] == pair[1]:
             fault = "given twice" if pair in read else "a device with itself"

@@ -114,6 +114,30 @@ def test_devices_are_brought_into_the_order_of_the_job() -> None:
     assert read.costs[0][signature].fixed_s == pytest.approx(made.costs[2][signature].fixed_s)
 
 
+def test_without_a_job_devices_stay_in_the_order_of_the_file() -> None:
+    text = profile_text(make_profile(), GRAPH)
+    read = parse_profile(text, "p", graph=GRAPH)
+    assert read == parse_profile(text, "p", graph=GRAPH, devices=DEVICES)
+
+
+def test_complaints_name_the_line_and_what_was_meant() -> None:
+    lines = profile_text(make_profile(), GRAPH).splitlines()
+    number = next(i for i, line in enumerate(lines) if "latency_ms:" in line and line[0] != "#")
+    broken = lines[number].replace("latency_ms", "latencyms")
+    complaint = refusal("\n".join([*lines[:number], broken, *lines[number + 1 :]]))
+    assert f"p.yaml, line {number + 1}: links[0] has the unknown key 'latencyms'" in complaint
+    assert "(did you mean 'latency_ms'?)" in complaint
+    broken = lines[number].replace('to: "desk/0"', 'to: "desc/0"')
+    complaint = refusal("\n".join([*lines[:number], broken, *lines[number + 1 :]]))
+    assert "links[0].to is 'desc/0' (did you mean 'desk/0'?), it must be one of pi" in complaint
+
+
+def test_a_key_given_twice_is_refused() -> None:
+    text = profile_text(make_profile(), GRAPH) + "format: 1\n"
+    line = text.count("\n")
+    assert f"p.yaml, line {line}: the key 'format' is given twice" in refusal(text)
+
+
 def test_one_device_has_no_links() -> None:
     made = make_profile()
     alone = dataclasses.replace(
@@ -141,6 +165,7 @@ EDITS: dict[str, tuple[Edit, str]] = {
     "format": (lambda c: c.update(format=2), "format is 2, this version reads 1"),
     "unknown": (lambda c: c.update(speed=1), "unknown key 'speed'"),
     "missing": (lambda c: c.pop("links"), "lacks the key 'links'"),
+    "no-devices": (lambda c: c.update(devices=[]), "devices is empty"),
     "links-kind": (lambda c: c.update(links=3), "links is 3, it must be a list of links"),
     "negative": (lambda c: c["links"][1].update(latency_ms=-1), "links[1].latency_ms is -1"),
     "infinite": (
