@@ -35,21 +35,23 @@ with p_s > 0 the piece that is least there, leave the others out, and solve
 by HiGHS. A step is kept only if the *true* objective is better there. Otherwise the same is
 solved with the senders that were left out kept out (linear constraints ``high <= start`` or
 ``low >= stop``), and if that fails too, with a smaller radius. The optimum of the relaxed
-problem is rounded to integers by every threshold (a breakpoint goes up where its fraction
-exceeds it), the roundings are improved by moving one breakpoint, or a run of them, by a row,
-or by giving a device's rows to its neighbours, and the best integer point under the true
-objective wins. Ties in the largest finish time go to the smaller sum over the devices.
+problem is rounded to integers by several thresholds (a breakpoint goes up where its fraction
+exceeds it), the best rounding is improved by moving one breakpoint, or a run of them, by 1, 2,
+4, ... rows, or by giving a device's rows to its neighbours, and the best integer point under
+the true objective wins. Ties in the largest finish time go to the smaller sum over the devices.
 
-The search starts from shares proportional to speed, from the rows that would balance finish
-times without communication, from the breakpoints of each producer scaled to this layer, and
-from each device alone; the linear programs run from the best two.
+The search starts from shares proportional to speed, from the breakpoints of each producer
+scaled to this layer, from each device alone, and from the rows that would balance the finish
+times of the m earliest devices without communication, for every m; the linear programs run
+from the best two.
 
 **What is guaranteed.** The result is never worse, in the true objective of its layer, than
 any of the starts. With linear needs, while no message leaves or joins, every linear program
 restricts the true problem (all pieces bound p_s from above), so its optimum is feasible for
 it and no step goes uphill: the sequence is the convex-concave procedure and stops at a
-stationary point, not always at the best one. Nothing is guaranteed across layers: the next
-layer takes what this one left, and an optimum for one may be a poor start for the other.
+stationary point, not always at the best one: where one more message costs much, the sequence
+can be trapped. Nothing is guaranteed across layers: the next layer takes what this one left,
+and an optimum for one may be a poor start for the other.
 
 References
 ----------

@@ -49,26 +49,30 @@ def place_chain(
     """
     chain = [layer for layer in chain_from(timeline.graph, head) if layer.name not in placed]
     readers = _reading_ranks(timeline, chain[-1], ranks, placed)
-    finish_s = {rank: _chain_finish_s(timeline, chain, rank) for rank in {*ranks, *readers}}
+    finish_s = {rank: _chain_finish_s(timeline, chain, rank) for rank in ranks}
     tail = chain[-1]
     share = len(readers) if tail.out.rows > 1 and readers else 1
     size_bytes = tail.out.size_bytes // share
 
-    def there_s(owner: int) -> float:
+    def there_s(owner: int, replicas: frozenset[int] = frozenset()) -> float:
         """When the result is at every rank that reads it."""
         later_s = [
-            timeline.message_s(owner, reader, size_bytes) for reader in readers if reader != owner
+            finish_s[reader]
+            if reader in replicas
+            else finish_s[owner] + timeline.message_s(owner, reader, size_bytes)
+            for reader in readers - {owner}
         ]
-        return finish_s[owner] + max(later_s, default=0.0)
+        return max([finish_s[owner], *later_s])
 
     owner = min(
         ranks, key=lambda rank: (round(there_s(rank), 9), rank not in readers, finish_s[rank], rank)
     )
     replicas: frozenset[int] = frozenset()
-    replicable = len(readers) > 1 and not any(layer.combine for layer in chain)
-    if replicable and max(finish_s[rank] for rank in readers) < there_s(owner):
-        owner = min(readers, key=lambda rank: (finish_s[rank], rank))
-        replicas = readers
+    able = readers.intersection(ranks)
+    if len(able) > 1 and not any(layer.combine for layer in chain):
+        first = min(able, key=lambda rank: (finish_s[rank], rank))
+        if there_s(first, able) < there_s(owner):
+            owner, replicas = first, able
     return {
         layer.name: LayerPlan.whole(layer.rows, timeline.ranks, owner, replicas) for layer in chain
     }

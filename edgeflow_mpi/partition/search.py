@@ -21,24 +21,24 @@ from edgeflow_mpi.progress import Progress
 
 @dataclass(frozen=True)
 class Scheme:
-    """A partitioner, and whether it may leave devices out.
+    """A partitioner, and whether it is run on several sets of devices.
 
-    One that ``chooses_devices`` is run on several sets of devices, and the plan with the
-    least predicted makespan wins. The others use every rank, whatever it costs.
+    Where ``tries_subsets`` is set, the plan with the least predicted makespan wins. The
+    others are given every rank.
     """
 
     partition: Partitioner
-    chooses_devices: bool
+    tries_subsets: bool
 
 
 def schemes(seed: int = 0) -> Mapping[str, Scheme]:
     """All partitioners by the names that users give; ``seed`` is for the random one."""
     return {
-        "lp": Scheme(lp, chooses_devices=True),
-        "equal": Scheme(equal, chooses_devices=False),
-        "proportional": Scheme(proportional, chooses_devices=True),
-        "single": Scheme(single, chooses_devices=True),
-        "random": Scheme(partial(random_partition, seed=seed), chooses_devices=False),
+        "lp": Scheme(lp, tries_subsets=True),
+        "equal": Scheme(equal, tries_subsets=False),
+        "proportional": Scheme(proportional, tries_subsets=True),
+        "single": Scheme(single, tries_subsets=False),
+        "random": Scheme(partial(random_partition, seed=seed), tries_subsets=False),
     }
 
 
@@ -57,10 +57,11 @@ def plan_model(
 ) -> Plan:
     """The best plan that the named partitioner finds for the devices of ``profile``.
 
-    ``lp``, ``proportional`` and ``single`` are run on the k fastest devices for every k and
-    on every single device, so that a device that only slows things down gets no rows and the
-    answer may be not to distribute at all. ``equal`` and ``random`` are asked for by people
-    who want to see every rank at work: they use all of them.
+    ``lp`` and ``proportional`` are run on the k fastest devices for every k and on every
+    single device, so that a device that only slows things down gets no rows and the answer
+    may be not to distribute at all. ``single`` looks for the best device by itself. ``equal``
+    and ``random`` are asked for by people who want to see every rank at work: they use all of
+    them, whatever it costs.
 
     Parameters
     ----------
@@ -87,7 +88,7 @@ def plan_model(
             f"there is no partitioner {partitioner!r}: choose one of {', '.join(PARTITIONERS)}"
         )
     ranks = len(profile.devices)
-    sets = device_sets(graph, profile) if scheme.chooses_devices else [tuple(range(ranks))]
+    sets = device_sets(graph, profile) if scheme.tries_subsets else [tuple(range(ranks))]
     candidates = []
     for used in sets:
         progress.update(f"{partitioner} on {len(used)} of {ranks} devices")

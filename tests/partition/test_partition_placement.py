@@ -93,3 +93,16 @@ def test_a_layer_with_summands_of_one_row_is_never_replicated() -> None:
     assert graph.by_name[pooled].rows == 1
     plan = plan_on(graph, profile(graph, [1e6] * 3, latency_s=1e-3))
     assert len(computing(plan, pooled)) == 1
+
+
+def test_a_rank_that_is_not_used_is_sent_the_result_and_computes_no_replica() -> None:
+    build = Builder(rows=12)
+    maps = build.conv("input")
+    scale = build.tiny(build.pool(maps))
+    scaled = build.add(maps, scale, target="aten.mul.Tensor")
+    graph = build.graph(scaled, scale)
+    near = {(rank, 0): Link(0.0, 1e9) for rank in (1, 2)}
+    costs = profile(graph, [1e7] * 3, latency_s=1e-3, fixed_s=1e-5, links=near)
+    plan = equal(graph, Needs(graph), costs, [1, 2])
+    check_plan(graph, plan)
+    assert computing(plan, scale) == [1, 2]
