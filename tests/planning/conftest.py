@@ -1,0 +1,8 @@
+"""Makes the small graphs and clusters importable as ``planning_cases``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
