@@ -54,4 +54,14 @@ class RuntimeFailure(EdgeflowError):
 
 
 class StallError(RuntimeFailure):
-    """Nothing has arrived here for too long; the cause is some other rank, or the network."""
+    """Nothing has arrived here for too long; the cause is some other rank, or the network.
+
+    Attributes
+    ----------
+    waits_for : int or None
+        The rank whose message does not come, where it is known.
+    """
+
+    def __init__(self, sentence: str, waits_for: int | None = None) -> None:
+        super().__init__(sentence)
+        self.waits_for = waits_for

@@ -6,23 +6,30 @@ way errors leave: one sentence, from one rank, and a non-zero status of all.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from edgeflow_mpi.cluster.affinity import apply_threads, widen_affinity
+from edgeflow_mpi.cluster.affinity import Affinity, apply_threads, widen_affinity
 from edgeflow_mpi.cluster.mpi_env import configure_mpi_environment, place_in_job
-from edgeflow_mpi.errors import EdgeflowError, InputError, RuntimeFailure
+from edgeflow_mpi.errors import EdgeflowError, InputError, StallError
 from edgeflow_mpi.job.options import Options, parse_options
+from edgeflow_mpi.job.stall import explain, patience_s, tell_and_listen
 from edgeflow_mpi.progress import ConsoleProgress, NoProgress, Progress
 
 if TYPE_CHECKING:
     from edgeflow_mpi.job.context import Context
     from edgeflow_mpi.job.serve import OpenTransport
+
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+DEBUG_VARIABLE = "EDGEFLOW_DEBUG"
 
 
 def _answer(context: Context, open_transport: OpenTransport) -> int:
@@ -34,7 +41,7 @@ def _answer(context: Context, open_transport: OpenTransport) -> int:
 def main(
     argv: Sequence[str] | None = None, job: Callable[[Context, OpenTransport], int] = _answer
 ) -> int:
-    """Run the job on this rank; its exit status.
+    """Run the job on this rank; its exit status: 1 for a failure, 2 for a wrong command line.
 
     Parameters
     ----------
@@ -42,27 +49,64 @@ def main(
     job : what to do between MPI's start and its end. It is called once the rank's cores and
         threads are settled, and must not have imported torch before.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that has no "×" shows "?"
     configure_mpi_environment()
     place = place_in_job()
     options: Options | None = None
-    failure: EdgeflowError | None = None
-    affinity = None
+    wrong: InputError | None = None
+    text = io.StringIO()  # of --help and --version: argparse would print it on every rank
     try:
-        options = parse_options(argv)
-        # Before torch is imported: its thread pool is made for the cores it sees then.
-        affinity = widen_affinity(place.local_rank, place.local_size, threads=options.threads)
+        with contextlib.redirect_stdout(text):
+            options = parse_options(argv)
     except InputError as error:
-        failure = error
-    except SystemExit as done:  # --help, --version: printed by argparse
-        return int(done.code or 0)
+        wrong = error
+    except SystemExit:
+        pass
+    # Before torch is imported: its thread pool is made for the cores it sees then.
+    threads = None if options is None else options.threads
+    affinity = widen_affinity(place.local_rank, place.local_size, threads=threads)
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError, OSError) as error:
+        _print(f"{socket.gethostname()}: MPI cannot be loaded ({_first_line(error)}); {_INSTALL}")
+        return FAILED
+    comm = MPI.COMM_WORLD
+    if options is None:
+        if comm.Get_rank() == 0:
+            print(text.getvalue(), end="") if wrong is None else _print(str(wrong))
+        return 0 if wrong is None else MISUSED
+    try:
+        return _start(comm, options, affinity, job)
+    except EdgeflowError as error:
+        _debug(comm.Get_rank() == 0 or not error.shared or error.__cause__ is not None)
+        if error.shared:
+            if comm.Get_rank() == 0:
+                _print(str(error))
+            return FAILED
+        _abort(comm, _traced(comm, error, options) if isinstance(error, StallError) else str(error))
+    except KeyboardInterrupt:
+        comm.Abort(INTERRUPTED)
+    except ImportError as error:
+        _debug(True)
+        _abort(comm, f"{_first_line(error)}: {_INSTALL}")
+    except Exception as error:  # noqa: BLE001 (a bug here must not hang the other ranks)
+        _debug(True)
+        _abort(comm, _bug(error))
+    return FAILED
 
+
+def _start(
+    comm: Any,
+    options: Options,
+    affinity: Affinity,
+    job: Callable[[Context, OpenTransport], int],
+) -> int:
+    """Everything that needs torch."""
     from mpi4py import MPI
 
-    comm = MPI.COMM_WORLD
-    if failure is not None or options is None or affinity is None:
-        return _say(failure or InputError("no options"), comm.Get_rank(), status=2)
     apply_threads(affinity.threads)
-
     from edgeflow_mpi.job.context import Context
     from edgeflow_mpi.runtime.mpi import MpiTransport
 
@@ -78,41 +122,54 @@ def main(
         MPI.Get_library_version().split("\n")[0].split(",")[0].rstrip("\0"),
         tag_limit if isinstance(tag_limit, int) else 32767,
     )
-    try:
-        return job(context, lambda: MpiTransport(comm))
-    except RuntimeFailure as error:
-        # Others wait for messages that will not come; the lowest rank that knows speaks.
-        time.sleep(min(0.2 * comm.Get_rank(), 2.0))
-        _say(error, 0, status=1, who=f"rank {comm.Get_rank()} ({MPI.Get_processor_name()}): ")
-        comm.Abort(1)
-    except EdgeflowError as error:
-        return _say(error, comm.Get_rank(), status=1)
-    except KeyboardInterrupt:
-        comm.Abort(130)
-    except Exception as error:  # noqa: BLE001 (a bug here must not hang the other ranks)
-        _say_bug(error, comm.Get_rank())
-        comm.Abort(1)
-    return 1
+    return job(context, lambda: MpiTransport(comm))
 
 
-def _say(error: EdgeflowError, rank: int, *, status: int, who: str = "") -> int:
-    """Print the sentence on rank 0 and return the status."""
-    if rank == 0:
-        print(f"edgeflow_mpi: {who}{error}", file=sys.stderr, flush=True)
-    return status
+_INSTALL = "run ./launch/setup.sh on this machine, or install the missing package there"
 
 
-def _say_bug(error: Exception, rank: int) -> None:
-    if os.environ.get("EDGEFLOW_DEBUG"):
-        traceback.print_exc()
+def _abort(comm: Any, sentence: str) -> None:
+    """Say what went wrong here, and end the ranks that know nothing of it.
+
+    Where several ranks find the same thing at once, the lowest speaks and its abort silences
+    the others.
+    """
+    rank = comm.Get_rank()
+    time.sleep(min(0.3 * rank, 3.0))
+    if comm.Get_size() == 1:
+        _print(sentence)
+    else:
+        _print(f"rank {rank} ({socket.gethostname()}): {sentence}")
+        comm.Abort(FAILED)
+
+
+def _traced(comm: Any, error: StallError, options: Options) -> str:
+    """What this rank waits for, and which rank is behind it."""
+    waits = tell_and_listen(comm, error, patience_s(options.timeout_s))
+    return explain(waits, comm.Get_rank(), str(error))
+
+
+def _print(sentence: str) -> None:
+    start = "\r\x1b[K" if sys.stderr.isatty() else ""  # over an unfinished line of progress
+    print(f"{start}edgeflow_mpi: {sentence}", file=sys.stderr, flush=True)
+
+
+def _bug(error: Exception) -> str:
     place = traceback.extract_tb(error.__traceback__)[-1]
-    print(
-        f"edgeflow_mpi: rank {rank}: unexpected {type(error).__name__} in {place.name} "
-        f"({Path(place.filename).name}:{place.lineno}): {error} "
-        "(EDGEFLOW_DEBUG=1 shows the traceback)",
-        file=sys.stderr,
-        flush=True,
+    return (
+        f"unexpected {type(error).__name__} in {place.name} "
+        f"({Path(place.filename).name}:{place.lineno}): {_first_line(error)} "
+        f"({DEBUG_VARIABLE}=1 shows the traceback)"
     )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _debug(wanted: bool) -> None:
+    if wanted and os.environ.get(DEBUG_VARIABLE):
+        traceback.print_exc()
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ class _Task:
     readers: tuple[Reader, ...]
     kernel: Callable[..., Tensor]
     write: Callable[[Tensor], None]
+    packs: tuple[Callable[[], object], ...]
     sends: tuple[int, ...]
     feeds: tuple[int, ...]
     reads: tuple[str, ...]
@@ -92,6 +93,7 @@ class Executor:
         self._request: Mapping[str, Tensor] = {}
         self._outputs: dict[str, Tensor] = {}
         self._receives: list[Transfer] = []
+        self._unpacks: list[Callable[[], object] | None] = []
         self._tasks = self._prepare(needs, units, weights, keep)
         self._readers_of = self._waiters()
         self._unread: Counter[str] = Counter()
@@ -124,6 +126,7 @@ class Executor:
                         region = self.storage.region(transfer)
                         incoming[transfer] = self._transport.open_receive(transfer, region)
                         self._receives.append(transfer)
+                        self._unpacks.append(self.storage.conversion(transfer))
         tasks = []
         for i, unit in enumerate(units):
             transfers = {incoming[t] for need in unit.requirements for t in need.transfers}
@@ -133,6 +136,7 @@ class Executor:
                     tuple(self.storage.reader(n.producer, n.rows) for n in unit.requirements),
                     self._kernel(needs, unit, weights),
                     self.storage.writer(unit),
+                    tuple(pack for t in unit.forwards if (pack := self.storage.conversion(t))),
                     tuple(
                         self._transport.open_send(t, self.storage.region(t)) for t in unit.forwards
                     ),
@@ -211,6 +215,9 @@ class Executor:
             self._here.add(handle)
             if self._receives[handle] == self._dropped:
                 self._drop_row(self._receives[handle])
+            unpack = self._unpacks[handle]
+            if unpack is not None:
+                unpack()
             for i in self._readers_of[handle]:
                 self._missing_remote[i] -= 1
                 if self._missing_remote[i] == 0 and self._missing_local[i] == 0:
@@ -245,6 +252,8 @@ class Executor:
                 f"unit {task.unit.label} ({task.unit.operator}) failed: "
                 f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             ) from error
+        for pack in task.packs:
+            pack()
         if task.sends:
             self._transport.start_sends(task.sends)
         for name in task.reads:
@@ -269,18 +278,28 @@ class Executor:
         """Each unit with its start and end (``time.perf_counter``) in the last request."""
         return [(t.unit, *times) for t, times in zip(self._tasks, self._trace, strict=True)]
 
-    def waiting_for(self) -> str:
-        """One clause on the first unit that has not run: what it has and what it lacks."""
+    def lacking(self) -> tuple[Unit, tuple[Transfer, ...], int] | None:
+        """The first unit that waits for messages only, those it lacks, and how many it has."""
         for i, task in enumerate(self._tasks):
             if self._missing_local[i] == 0 and self._missing_remote[i] > 0:
-                lacking = [self._receives[h] for h in task.needs_transfers if h not in self._here]
-                first = lacking[0]
-                here = len(task.needs_transfers) - len(lacking)
-                return (
-                    f"unit {task.unit.label} has {here} of {len(task.needs_transfers)} messages "
-                    f"and waits for rows {first.rows} of {first.producer} from rank {first.source}"
+                missing = tuple(
+                    self._receives[h] for h in task.needs_transfers if h not in self._here
                 )
-        return "its last messages have not been taken by their receivers"
+                return task.unit, missing, len(task.needs_transfers) - len(missing)
+        return None
+
+    def waiting_for(self) -> str:
+        """One clause on the first unit that has not run: what it has and what it lacks."""
+        found = self.lacking()
+        if found is None:
+            return "its last messages have not been taken by their receivers"
+        unit, missing, here = found
+        first, others = missing[0], len(missing) - 1
+        more = f" (and for {others} more message{'s' * (others > 1)})" if others else ""
+        return (
+            f"unit {unit.label} has {here} of {here + len(missing)} messages and waits for rows "
+            f"{first.rows} of {first.producer} from rank {first.source}{more}"
+        )
 
     def close(self) -> None:
         self._transport.close()

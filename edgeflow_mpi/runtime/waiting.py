@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from edgeflow_mpi.errors import RuntimeFailure
+from edgeflow_mpi.errors import StallError
 from edgeflow_mpi.runtime.executor import Executor
 
 
@@ -40,7 +40,9 @@ def run_request(
     Raises
     ------
     RuntimeFailure
-        If a unit fails, or nothing arrives for ``policy.timeout_s``.
+        If a unit fails.
+    StallError
+        If nothing arrives, or is taken, for ``policy.timeout_s``.
     """
     started_s = time.perf_counter()
     executor.begin(request)
@@ -68,9 +70,10 @@ def _drain(executor: Executor, policy: WaitPolicy) -> None:
 
 def _pause(executor: Executor, policy: WaitPolicy, waited_s: float) -> None:
     if waited_s > policy.timeout_s:
-        raise RuntimeFailure(
-            f"nothing has arrived for {policy.timeout_s:g} s: {executor.waiting_for()} "
-            "(a rank or a link is down, or too slow for --timeout)"
+        found = executor.lacking()
+        raise StallError(
+            f"nothing has arrived for {policy.timeout_s:g} s (--timeout): {executor.waiting_for()}",
+            waits_for=None if found is None else found[1][0].source,
         )
     if waited_s < policy.yield_s:
         os.sched_yield()
