@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+Network: TypeAlias = Literal["switched", "shared"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,11 @@ class Profile:
     device i are because ranks on its host took turns on the same cores while they were
     measured; empty stands for 1 everywhere. ``created`` (ISO 8601, UTC) and ``versions``
     (package -> version) say when and with what it was measured.
+
+    ``network`` says whether links carry messages side by side (``switched``) or take turns on
+    one medium, as in a wireless network (``shared``). ``message_cpu_s[i]`` is how long a
+    message keeps the processor of device i, as its sender and as its receiver; empty stands
+    for 0 everywhere.
     """
 
     model: str
@@ -78,6 +86,8 @@ class Profile:
     stretches: tuple[float, ...] = ()
     created: str = ""
     versions: tuple[tuple[str, str], ...] = ()
+    network: Network = "switched"
+    message_cpu_s: tuple[float, ...] = ()
 
     def among(self, active: Collection[int]) -> Profile:
         """The profile as it is when only the ranks ``active`` compute.

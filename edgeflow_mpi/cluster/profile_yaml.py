@@ -20,10 +20,12 @@ _HEADER = """\
 """
 _DEVICES = """\
 # In the order of ranks when it was measured. memory_mb (10^6 bytes) is what a plan may use;
-# stretch is how much longer everything took because ranks on one host shared its cores.
+# stretch is how much longer everything took because ranks on one host shared its cores;
+# message_us, 0 unless given, is how long a message keeps its sender and its receiver busy.
 """
 _LINKS = """\
 # A message of b bytes takes latency_ms / 1000 + 8 b / (10^6 bandwidth_mbps) seconds.
+# With network: shared (switched unless given) messages take turns on one medium.
 """
 _LAYERS = """\
 # Computing r rows takes fixed_us + per_row_us r, fitted to the points [rows, microseconds].
@@ -71,6 +73,7 @@ def profile_text(profile: Profile, graph: Graph) -> str:
     """The YAML form of ``profile``; numbers have six significant digits."""
     names = [device.name for device in profile.devices]
     stretches = profile.stretches or (1.0,) * len(names)
+    messages_s = profile.message_cpu_s or (0.0,) * len(names)
     lines = [
         _HEADER.format(model=profile.model).rstrip(),
         f"format: {FORMAT}",
@@ -82,11 +85,14 @@ def profile_text(profile: Profile, graph: Graph) -> str:
         _DEVICES.rstrip(),
         "devices:",
         *(
-            f"- {_flow(_device_fields(device, stretch))}"
-            for device, stretch in zip(profile.devices, stretches, strict=True)
+            f"- {_flow(_device_fields(device, stretch, message_s))}"
+            for device, stretch, message_s in zip(
+                profile.devices, stretches, messages_s, strict=True
+            )
         ),
         "",
         _LINKS.rstrip(),
+        *([f"network: {profile.network}"] if profile.network != "switched" else []),
         "links:" if profile.links else "links: []",
     ]
     for (i, j), link in sorted(profile.links.items()):
@@ -118,8 +124,8 @@ def _signatures(graph: Graph) -> dict[str, list[str]]:
     return found
 
 
-def _device_fields(device: Device, stretch: float) -> dict[str, str]:
-    return {
+def _device_fields(device: Device, stretch: float, message_s: float) -> dict[str, str]:
+    fields = {
         "name": _quoted(device.name),
         "host": _quoted(device.host or device.name),
         "cpu": _quoted(device.cpu or "unknown"),
@@ -127,6 +133,9 @@ def _device_fields(device: Device, stretch: float) -> dict[str, str]:
         "memory_mb": str(device.memory_bytes // 10**6),
         "stretch": _number(stretch),
     }
+    if message_s:
+        fields["message_us"] = _number(message_s * 1e6)
+    return fields
 
 
 def _cost_fields(cost: LayerCost) -> dict[str, str]:
@@ -156,19 +165,21 @@ def _number(value: float) -> str:
 
 def _read(content: Field, graph: Graph, devices: Sequence[Device] | None) -> Profile:
     top = content.mapping(
-        "format", "model", "fingerprint", "created", "versions", "devices", "links", "layers"
-    )
+        "format", "model", "fingerprint", "created", "versions", "devices", "links", "layers",
+        optional=("network",),
+    )  # fmt: skip
     if top["format"].integer(1) != FORMAT:
         top["format"].fail(f"is {top['format'].value}, this version reads {FORMAT}")
     _check_model(content.file, top["model"].text(), top["fingerprint"].text(), graph)
     read = [_read_device(item) for item in top["devices"].items("a list of devices")]
     if not read:
         top["devices"].fail("is empty, it must have at least one device")
-    found = [device for device, _ in read]
+    found = [device for device, _, _ in read]
     devices = found if devices is None else devices
     _check_devices(content.file, found, devices)
-    by_name = {device.name: (device, stretch) for device, stretch in read}
+    by_name = {device.name: (device, stretch, message_s) for device, stretch, message_s in read}
     names = [device.name for device in devices]
+    messages_s = tuple(by_name[name][2] for name in names)
     versions = top["versions"].named("a mapping from package to version")
     return Profile(
         model=graph.name,
@@ -179,6 +190,8 @@ def _read(content: Field, graph: Graph, devices: Sequence[Device] | None) -> Pro
         stretches=tuple(by_name[name][1] for name in names),
         created=top["created"].text(),
         versions=tuple((name, field.text()) for name, field in versions.items()),
+        network="shared" if "network" in top and _is_shared(top["network"]) else "switched",
+        message_cpu_s=messages_s if any(messages_s) else (),
     )
 
 
@@ -219,8 +232,15 @@ def _check_devices(file: str, found: Sequence[Device], wanted: Sequence[Device])
             )
 
 
-def _read_device(item: Field) -> tuple[Device, float]:
-    fields = item.mapping("name", "host", "cpu", "threads", "memory_mb", "stretch")
+def _is_shared(network: Field) -> bool:
+    return network.choice(("switched", "shared")) == "shared"
+
+
+def _read_device(item: Field) -> tuple[Device, float, float]:
+    """The device, its stretch, and the seconds that a message keeps it busy."""
+    fields = item.mapping(
+        "name", "host", "cpu", "threads", "memory_mb", "stretch", optional=("message_us",)
+    )
     if fields["stretch"].number() < 1:
         fields["stretch"].fail(f"is {fields['stretch'].value}, it must be at least 1")
     device = Device(
@@ -230,7 +250,8 @@ def _read_device(item: Field) -> tuple[Device, float]:
         host=fields["host"].text(),
         cpu=fields["cpu"].text(),
     )
-    return device, fields["stretch"].number()
+    message_us = fields["message_us"].number() if "message_us" in fields else 0.0
+    return device, fields["stretch"].number(), message_us / 1e6
 
 
 def _read_links(links: Field, names: Sequence[str]) -> dict[tuple[int, int], Link]:

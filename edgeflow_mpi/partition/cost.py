@@ -12,7 +12,13 @@ The model of a cluster:
   begin to reach it, which is one latency after they begin to leave. Messages wait for a busy
   receiver in the network, as they do in a switch, without holding up their sender. Sending
   and receiving overlap with each other and with computation;
-* messages asked for by one unit leave in the order of its forwarding table.
+* where all share one medium (``profile.network``), a message occupies that instead, for ``bytes
+  / bandwidth`` in the order of asking, and is there one latency after it has left;
+* messages asked for by one unit leave in the order of its forwarding table;
+* where a message costs processor time, the sender hands its messages over one by one before
+  it runs anything else, each leaving when its time has been spent, and the unit that a
+  message is carried for takes it in before it computes (the first piece of it that reads
+  the message).
 
 What travels is decided by :func:`edgeflow_mpi.partition.flow.trace_flows`, the very rule
 that the unit tables are compiled by.
@@ -35,6 +41,9 @@ from edgeflow_mpi.spans import Span
 
 FREE = LayerCost(0.0, 0.0)
 
+# What happens to a flow.
+_HANDED_OVER, _REACHES, _IS_THERE = range(3)
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -50,8 +59,11 @@ class Prediction:
 
     ``makespan_s`` is the time from input on rank 0 to the last answer tensor on rank 0.
     ``units[(layer, rank)]`` and ``transfers[flow]`` are the timeline; a transfer's interval
-    goes from its first byte leaving to its last byte's arrival. ``compute_s``,
-    ``bytes_sent`` and ``messages`` are totals for each rank.
+    goes from its first byte leaving to its last byte's arrival. ``pieces[(layer, rank)]`` are
+    the rows that the rank computes at one go, and when, in the order of their priority: more
+    than one where boundary rows come first. Taking in messages is part of a piece's interval,
+    handing them over is not. ``compute_s``, ``bytes_sent`` and ``messages`` are totals for
+    each rank.
     """
 
     makespan_s: float
@@ -60,6 +72,7 @@ class Prediction:
     compute_s: tuple[float, ...]
     bytes_sent: tuple[int, ...]
     messages: tuple[int, ...]
+    pieces: Mapping[tuple[str, int], tuple[tuple[Span, Interval], ...]]
 
 
 def layer_cost(graph: Graph, profile: Profile, layer: Layer, rank: int) -> LayerCost:
@@ -112,6 +125,7 @@ class _Unit:
     rows: Span
     compute_s: float
     forwards: tuple[Flow, ...]
+    takes: int = 0
     followers: list[int] = field(default_factory=list)
     waiting_for: int = 0
 
@@ -133,15 +147,19 @@ class _Evaluation:
         self._flow_followers: list[list[int]] = [[] for _ in flows]
         self._left_s = [0.0] * len(flows)
         self._occupied_s = [0.0] * len(flows)
+        # The sending sides, or the one medium in place of them all.
         self._out_free_s = [0.0] * ranks
+        self._shared = profile.network == "shared"
+        self._message_cpu_s = profile.message_cpu_s or (0.0,) * ranks
         self._in_free_s = [0.0] * ranks
         self._busy = [False] * ranks
+        self._waiting_to_leave: list[list[Flow]] = [[] for _ in range(ranks)]
         self._ready: list[list[int]] = [[] for _ in range(ranks)]
         self._units: list[_Unit] = []
-        self._intervals: dict[tuple[str, int], Interval] = {}
+        self._intervals: dict[int, Interval] = {}
         self._transfers: dict[Flow, Interval] = {}
         # (time, position of the layer, rank, what): unit -1 - what finishes there, or flow
-        # what // 2 begins to reach that rank (even) or is there (odd).
+        # what // 3 has been handed over by that rank, begins to reach it, or is there.
         self._events: list[tuple[float, int, int, int]] = []
         self._lay_out(needs)
 
@@ -155,11 +173,13 @@ class _Evaluation:
                 _, _, rank, what = heapq.heappop(self._events)
                 if what < 0:
                     self._finish(self._units[-1 - what], now_s)
-                elif what % 2 == 0:
-                    self._reach(what // 2, now_s)
+                elif what % 3 == _HANDED_OVER:
+                    self._hand_over(what // 3, now_s)
+                elif what % 3 == _REACHES:
+                    self._reach(what // 3, now_s)
                     continue
                 else:
-                    self._satisfy(self._flow_followers[what // 2])
+                    self._satisfy(self._flow_followers[what // 3])
                 touched.add(rank)
             for rank in sorted(touched):
                 self._start_next(rank, now_s)
@@ -168,6 +188,7 @@ class _Evaluation:
     def _lay_out(self, needs: Needs) -> None:
         """Number the units and count what each waits for."""
         here: dict[tuple[str, int], list[int]] = {}
+        taken: set[Flow] = set()
         for name in self._plan.order:
             layer = self._graph.by_name[name]
             for rank, computed in enumerate(self._plan.layers[name].computed):
@@ -183,25 +204,28 @@ class _Evaluation:
                     self._units.append(unit)
                     read = [d.rows for d in demands] if rows == computed else needs.of(name, rows)
                     for demand, need in zip(demands, read, strict=True):
-                        self._depend(demand, need, here.get((demand.producer, rank), ()))
+                        flows_read = self._depend(
+                            demand, need, here.get((demand.producer, rank), ())
+                        )
+                        mine = {flow for flow in flows_read if flow.consumer == name} - taken
+                        unit.takes += len(mine)
+                        taken |= mine
                     if not unit.waiting_for:
                         heapq.heappush(self._ready[rank], len(self._units) - 1)
 
-    def _depend(self, demand: Demand, need: Span, local: Sequence[int]) -> None:
-        """Let the newest unit wait for what it reads of one input."""
+    def _depend(self, demand: Demand, need: Span, local: Sequence[int]) -> list[Flow]:
+        """Let the newest unit wait for what it reads of one input; the flows among that."""
         index = len(self._units) - 1
         summands = self._graph.by_name[demand.producer].combine is not None
+        flows = [flow for flow in demand.flows if summands or flow.rows & need]
         sources = [
             self._units[source].followers for source in local if self._units[source].rows & need
         ]
-        sources += [
-            self._flow_followers[self._flow_index[flow]]
-            for flow in demand.flows
-            if summands or flow.rows & need
-        ]
+        sources += [self._flow_followers[self._flow_index[flow]] for flow in flows]
         for followers in sources:
             followers.append(index)
         self._units[index].waiting_for += len(sources)
+        return flows
 
     def _satisfy(self, followers: Sequence[int]) -> None:
         for index in followers:
@@ -215,18 +239,36 @@ class _Evaluation:
             return
         index = heapq.heappop(self._ready[rank])
         unit = self._units[index]
-        finish_s = now_s + unit.compute_s
-        started = self._intervals.get((unit.layer, rank))
-        start_s = started.start_s if started else now_s
-        self._intervals[unit.layer, rank] = Interval(start_s, finish_s)
+        work_s = unit.compute_s
+        if unit.takes:
+            work_s += unit.takes * self._message_cpu_s[rank]
+        finish_s = now_s + work_s
+        self._intervals[index] = Interval(now_s, finish_s)
         self._busy[rank] = True
         heapq.heappush(self._events, (finish_s, self._position[unit.layer], rank, -1 - index))
 
     def _finish(self, unit: _Unit, now_s: float) -> None:
-        self._busy[unit.rank] = False
         self._satisfy(unit.followers)
+        if unit.forwards and self._message_cpu_s[unit.rank] > 0.0:
+            self._waiting_to_leave[unit.rank] = list(reversed(unit.forwards))
+            self._spend_on_next_message(unit.rank, now_s)
+            return
+        self._busy[unit.rank] = False
         for flow in unit.forwards:
             self._send(flow, now_s)
+
+    def _spend_on_next_message(self, rank: int, now_s: float) -> None:
+        flow = self._waiting_to_leave[rank][-1]
+        at_s = now_s + self._message_cpu_s[rank]
+        self._arrange(at_s, flow, rank, 3 * self._flow_index[flow] + _HANDED_OVER)
+
+    def _hand_over(self, index: int, now_s: float) -> None:
+        rank = self._traffic.flows[index].source
+        self._send(self._waiting_to_leave[rank].pop(), now_s)
+        if self._waiting_to_leave[rank]:
+            self._spend_on_next_message(rank, now_s)
+        else:
+            self._busy[rank] = False
 
     def _send(self, flow: Flow, now_s: float) -> None:
         link = self._profile.links.get((flow.source, flow.dest))
@@ -236,22 +278,31 @@ class _Evaluation:
                 "measure it again with all ranks"
             )
         size_bytes = flow.size_bytes(self._graph.by_name[flow.producer])
-        start_s = max(now_s, self._out_free_s[flow.source])
+        side = 0 if self._shared else flow.source
+        start_s = max(now_s, self._out_free_s[side])
         index = self._flow_index[flow]
         self._occupied_s[index] = size_bytes / link.bandwidth_bytes_s
         self._left_s[index] = start_s
-        self._out_free_s[flow.source] = start_s + self._occupied_s[index]
-        self._arrange(start_s + link.latency_s, flow, 2 * index)
+        self._out_free_s[side] = start_s + self._occupied_s[index]
+        reach_s = start_s + link.latency_s
+        if self._shared:
+            self._arrive(index, reach_s + self._occupied_s[index])
+        else:
+            self._arrange(reach_s, flow, flow.dest, 3 * index + _REACHES)
 
     def _reach(self, index: int, now_s: float) -> None:
         flow = self._traffic.flows[index]
         arrival_s = max(now_s, self._in_free_s[flow.dest]) + self._occupied_s[index]
         self._in_free_s[flow.dest] = arrival_s
-        self._transfers[flow] = Interval(self._left_s[index], arrival_s)
-        self._arrange(arrival_s, flow, 2 * index + 1)
+        self._arrive(index, arrival_s)
 
-    def _arrange(self, at_s: float, flow: Flow, what: int) -> None:
-        heapq.heappush(self._events, (at_s, self._position[flow.producer], flow.dest, what))
+    def _arrive(self, index: int, arrival_s: float) -> None:
+        flow = self._traffic.flows[index]
+        self._transfers[flow] = Interval(self._left_s[index], arrival_s)
+        self._arrange(arrival_s, flow, flow.dest, 3 * index + _IS_THERE)
+
+    def _arrange(self, at_s: float, flow: Flow, rank: int, what: int) -> None:
+        heapq.heappush(self._events, (at_s, self._position[flow.producer], rank, what))
 
     def _prediction(self) -> Prediction:
         ranks = self._plan.ranks
@@ -262,15 +313,26 @@ class _Evaluation:
         for flow in self._traffic.flows:
             bytes_sent[flow.source] += flow.size_bytes(self._graph.by_name[flow.producer])
             messages[flow.source] += 1
+        pieces: dict[tuple[str, int], list[tuple[Span, Interval]]] = {}
+        for index, unit in enumerate(self._units):
+            interval = self._intervals[index]
+            pieces.setdefault((unit.layer, unit.rank), []).append((unit.rows, interval))
+        units = {
+            key: Interval(
+                min(interval.start_s for _, interval in found),
+                max(interval.finish_s for _, interval in found),
+            )
+            for key, found in pieces.items()
+        }
         makespan_s = max(
-            (self._intervals[layer.name, 0].finish_s for layer in self._graph.outputs),
-            default=0.0,
+            (units[layer.name, 0].finish_s for layer in self._graph.outputs), default=0.0
         )
         return Prediction(
             makespan_s,
-            self._intervals,
+            units,
             self._transfers,
             tuple(compute_s),
             tuple(bytes_sent),
             tuple(messages),
+            {key: tuple(found) for key, found in pieces.items()},
         )

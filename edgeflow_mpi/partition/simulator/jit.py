@@ -1,0 +1,118 @@
+"""Compiled where numba is installed, plain Python where it is not: the same functions.
+
+Functions marked with :func:`jit` read and write flat sequences by integer index and do little
+else, so that they run compiled on arrays and, without numba, on lists, which plain Python reads
+several times faster than arrays. Either way they do the same operations in the same order:
+their answers are the same to the last bit.
+
+Compiled code is kept in the user's cache folder, under a key of all the sources, since numba
+itself does not notice when a function that another one calls has changed. Where nothing can
+be kept (a read-only home), every process compiles anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterable, MutableSequence
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+
+from edgeflow_mpi.cluster.cache import default_cache_dir
+
+numba: Any
+try:
+    import numba
+except ImportError:
+    numba = None
+
+Ints: TypeAlias = MutableSequence[int]
+"""A flat array of 32-bit integers, or a list where nothing is compiled."""
+Longs: TypeAlias = MutableSequence[int]
+"""The same with 64 bits."""
+Floats: TypeAlias = MutableSequence[float]
+"""The same of 64-bit floating-point numbers."""
+
+COMPILED = numba is not None and not numba.config.DISABLE_JIT
+"""Whether kernels run compiled in this process (``NUMBA_DISABLE_JIT=1`` turns it off)."""
+
+_SOURCES = ("simulator", "joint")
+_Function = TypeVar("_Function", bound=Callable[..., object])
+
+
+def ints(values: Iterable[int]) -> Ints:
+    """Integers as kernels want them."""
+    found: Ints = _array(np.int32, map(int, values))
+    return found
+
+
+def longs(values: Iterable[int]) -> Longs:
+    """Integers of 64 bits as kernels want them."""
+    found: Longs = _array(np.int64, map(int, values))
+    return found
+
+
+def floats(values: Iterable[float]) -> Floats:
+    """Floating-point numbers as kernels want them."""
+    found: Floats = _array(np.float64, map(float, values))
+    return found
+
+
+def _array(dtype: type[np.generic], values: Iterable[float]) -> Any:
+    return np.array(list(values), dtype=dtype) if COMPILED else list(values)
+
+
+def jit(function: _Function) -> _Function:
+    """The function compiled when it is first called, or as it is where numba is missing."""
+    if not COMPILED:
+        return function
+    usual = numba.config.CACHE_DIR
+    try:
+        numba.config.CACHE_DIR = _FOLDER
+        compiled: _Function = numba.njit(cache=bool(_FOLDER), error_model="numpy", _nrt=False)(
+            function
+        )
+    finally:
+        numba.config.CACHE_DIR = usual
+    return compiled
+
+
+def inlined(function: _Function) -> _Function:
+    """A function that only compiled ones call, and that becomes part of each of them.
+
+    Handing tens of arrays to a function takes longer than what most of ours do.
+    """
+    if not COMPILED:
+        return function
+    compiled: _Function = numba.njit(
+        error_model="numpy",
+        _nrt=False,
+        forceinline=True,
+        no_cpython_wrapper=True,
+        no_cfunc_wrapper=True,
+    )(function)
+    return compiled
+
+
+def _cache_folder() -> str:
+    """A private folder for what was compiled from exactly these sources; empty if none."""
+    try:
+        digest = hashlib.sha256()
+        for part in _SOURCES:
+            for path in sorted((Path(__file__).parents[1] / part).glob("*.py")):
+                digest.update(path.read_bytes())
+        folder = default_cache_dir() / "kernels" / digest.hexdigest()[:20]
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # What lies there is run: nobody else may have put it there.
+        if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022:
+            return ""
+        with tempfile.TemporaryFile(dir=folder):
+            return str(folder)
+    except OSError:
+        return ""
+
+
+_FOLDER = _cache_folder() if COMPILED else ""

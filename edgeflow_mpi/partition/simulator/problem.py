@@ -1,0 +1,115 @@
+"""Flat arrays of what never changes while plans for one graph and profile are compared."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import NamedTuple
+
+from edgeflow_mpi.cluster.profile import Profile
+from edgeflow_mpi.errors import ProfileError
+from edgeflow_mpi.graph.needs import Needs
+from edgeflow_mpi.graph.types import Graph
+from edgeflow_mpi.partition.cost import layer_cost
+from edgeflow_mpi.partition.flow import transfer_bytes
+from edgeflow_mpi.partition.simulator.jit import Floats, Ints, floats, ints
+from edgeflow_mpi.spans import Span
+
+
+class Problem(NamedTuple):
+    """A graph on a profile. Layers are numbered as in the graph; n is the number of ranks.
+
+    Layer l reads the layers ``source[e]`` over the edges e from ``in_at[l]`` to
+    ``in_at[l + 1]``. Row r of it needs rows ``low[need_at[e] + r]`` to ``high[need_at[e] + r]``
+    of the source. It is read by ``reader[k]`` over edge ``reader_edge[k]``, k from
+    ``out_at[l]`` to ``out_at[l + 1]``. A message of r rows of it has ``message_bytes[l] +
+    r * row_bytes[l]`` bytes. ``summand``, ``divides`` (whether boundary rows may be computed
+    first) and ``answer`` are 0 or 1. ``fixed_s[l * n + i]`` and ``row_s`` are costs on rank i,
+    ``latency_s[i * n + j]`` and ``bandwidth`` the link from i to j.
+    """
+
+    ranks: int
+    layers: int
+    shared: int
+    rows: Ints
+    summand: Ints
+    divides: Ints
+    answer: Ints
+    message_bytes: Floats
+    row_bytes: Floats
+    in_at: Ints
+    source: Ints
+    need_at: Ints
+    low: Ints
+    high: Ints
+    out_at: Ints
+    reader: Ints
+    reader_edge: Ints
+    fixed_s: Floats
+    row_s: Floats
+    latency_s: Floats
+    bandwidth: Floats
+    message_cpu_s: Floats
+
+
+def compile_problem(graph: Graph, needs: Needs, profile: Profile) -> Problem:
+    """The arrays of ``graph`` on ``profile``.
+
+    Raises
+    ------
+    ProfileError
+        The profile does not cover a layer, a device or a link.
+    """
+    ranks = len(profile.devices)
+    number = {layer.name: i for i, layer in enumerate(graph.layers)}
+    low: list[int] = []
+    high: list[int] = []
+    need_at: list[int] = []
+    edge_of: dict[tuple[str, str], int] = {}
+    for layer in graph.layers:
+        for name, (first, last) in zip(layer.inputs, needs.table(layer.name), strict=True):
+            edge_of[name, layer.name] = len(need_at)
+            need_at.append(len(low))
+            low += first.tolist()
+            high += last.tolist()
+    readers = [(layer.name, name) for layer in graph.layers for name in graph.consumers[layer.name]]
+    costs = [layer_cost(graph, profile, layer, i) for layer in graph.layers for i in range(ranks)]
+    links = [
+        None if i == j else profile.links.get((i, j)) for i in range(ranks) for j in range(ranks)
+    ]
+    for at, link in enumerate(links):
+        source, dest = divmod(at, ranks)
+        if link is None and source != dest:
+            raise ProfileError(
+                f"the profile has no link from rank {source} to rank {dest}; "
+                "measure it again with all ranks"
+            )
+    return Problem(
+        ranks=ranks,
+        layers=len(graph.layers),
+        shared=int(profile.network == "shared"),
+        rows=ints(layer.rows for layer in graph.layers),
+        summand=ints(layer.combine is not None for layer in graph.layers),
+        divides=ints(layer.splits and layer.combine is None for layer in graph.layers),
+        answer=ints(layer.kind == "output" for layer in graph.layers),
+        message_bytes=floats(
+            transfer_bytes(layer, Span(0, 1)) if layer.combine else 0 for layer in graph.layers
+        ),
+        row_bytes=floats(
+            0 if layer.combine else transfer_bytes(layer, Span(0, 1)) for layer in graph.layers
+        ),
+        in_at=ints(accumulate((len(layer.inputs) for layer in graph.layers), initial=0)),
+        source=ints(number[name] for layer in graph.layers for name in layer.inputs),
+        need_at=ints(need_at),
+        low=ints(low),
+        high=ints(high),
+        out_at=ints(
+            accumulate((len(graph.consumers[layer.name]) for layer in graph.layers), initial=0)
+        ),
+        reader=ints(number[reader] for _, reader in readers),
+        reader_edge=ints(edge_of[edge] for edge in readers),
+        fixed_s=floats(cost.fixed_s for cost in costs),
+        row_s=floats(cost.per_row_s for cost in costs),
+        latency_s=floats(link.latency_s if link else 0.0 for link in links),
+        bandwidth=floats(link.bandwidth_bytes_s if link else 1.0 for link in links),
+        message_cpu_s=floats(profile.message_cpu_s or [0.0] * ranks),
+    )
