@@ -7,13 +7,17 @@ and code still in the caches the layers of a small network look up to twice as f
 are in their turn. Weights and inputs are random: times do not depend on the values, as long
 as they are ordinary numbers (denormals are slow, zeros may be fast). One layer's weights
 exist at a time.
+
+Ranks of one host that turn out to be alike are given the same costs, the means of theirs:
+else a plan would follow the noise, with breakpoints that wander and rows that travel for
+nothing.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,7 +26,7 @@ import torch
 from edgeflow_mpi.cluster.agree import agree
 from edgeflow_mpi.cluster.comm import Communicator
 from edgeflow_mpi.cluster.fit import fit_affine
-from edgeflow_mpi.cluster.profile import LayerCost
+from edgeflow_mpi.cluster.profile import Device, LayerCost
 from edgeflow_mpi.errors import EdgeflowError, ProfileError
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph, Layer, TensorSpec
@@ -34,6 +38,7 @@ from edgeflow_mpi.spans import Span
 _SHORTEST_WINDOW_S, _LONGEST_WINDOW_S = 0.003, 0.1
 _FEWEST_CALLS, _ENOUGH_CALLS = 2, 7
 _PATIENCE = 2  # windows to wait for enough calls; a slow device then makes do with the fewest
+_ALIKE = 0.15
 _BLOCK = 1 << 16
 _COOLING_BYTES = 8 << 20  # more than a core's own caches, less than what takes long to read
 
@@ -77,6 +82,7 @@ def measure_compute(
     comm: Communicator,
     graph: Graph,
     needs: Needs,
+    devices: Sequence[Device],
     *,
     progress: Progress,
     budget_s: float = 3.0,
@@ -90,6 +96,8 @@ def measure_compute(
         All its ranks must call this with the same graph and budget.
     graph, needs
         The layers, and the input rows that their kernels take.
+    devices
+        Of the ranks; what a host's ranks have in common decides which may be alike.
     progress
         Told which layer is being measured.
     budget_s
@@ -114,12 +122,12 @@ def measure_compute(
     windows = sum(len(rows) for rows in counts.values())
     window_s = min(max(budget_s / max(windows, 1), _SHORTEST_WINDOW_S), _LONGEST_WINDOW_S)
     cooling = torch.ones(_COOLING_BYTES // 4)
-    timings: dict[str, dict[int, Timing]] = {}
+    timings: dict[tuple[str, int], Timing] = {}
     error: Exception | None = None
     for index, layer in enumerate(subjects, 1):
         progress.update(f"layer {index} of {len(subjects)}: {layer.name}")
         weights: dict[str, torch.Tensor] = {}
-        found = timings.setdefault(graph.signatures[layer.name], {})
+        signature = graph.signatures[layer.name]
         for rows in counts[layer.name]:
             span = centred(layer.rows, rows)
             run: Callable[[], object] | None = None
@@ -134,13 +142,16 @@ def measure_compute(
             agree(comm, error)
             try:
                 if run is not None:
-                    found[rows] = time_calls(run, window_s, cooling.sum)
+                    timings[signature, rows] = time_calls(run, window_s, cooling.sum)
             except Exception as raised:  # noqa: BLE001 (all ranks learn of it at the next point)
                 error = _explained(layer, span, raised)
     agree(comm, error)
-    measured: list[tuple[Mapping[str, LayerCost], float]] = comm.allgather(_costs(timings))
+    own = points_of(timings, threads=torch.get_num_threads())
+    kinds = [(device.host, device.cpu, device.threads) for device in devices]
+    measured = pooled(comm.allgather(own), kinds)
     return Computation(
-        tuple(costs for costs, _ in measured), tuple(stretch for _, stretch in measured)
+        tuple(_costs(points) for points in measured),
+        tuple(points.stretch for points in measured),
     )
 
 
@@ -201,10 +212,16 @@ def _enough(calls: int, passed_s: float, window_s: float) -> bool:
     return calls >= _ENOUGH_CALLS or passed_s >= _PATIENCE * window_s
 
 
-def _costs(
-    timings: Mapping[str, Mapping[int, Timing]],
-) -> tuple[Mapping[str, LayerCost], float]:
-    """Lines through this rank's timings, and the stretch that is in them.
+@dataclass(frozen=True)
+class Points:
+    """One rank's results: (signature, rows) -> seconds, and the stretch that is in them."""
+
+    seconds: Mapping[tuple[str, int], float]
+    stretch: float
+
+
+def points_of(timings: Mapping[tuple[str, int], Timing], *, threads: int) -> Points:
+    """Seconds that stand for each timing of a rank with so many threads.
 
     A single-threaded kernel that runs for less than a scheduler's time slice is rarely
     interrupted, so its median duration would not show that its core is shared. Its
@@ -212,23 +229,40 @@ def _costs(
     run to run. With several threads the caller sleeps while others work, so that processor
     time means little; those ranks have cores of their own.
     """
-    stretch = 1.0
-    if torch.get_num_threads() == 1:
-        found = [timing.stretch for points in timings.values() for timing in points.values()]
-        stretch = max(statistics.median(found or [1.0]), 1.0)
+    if threads > 1 or not timings:
+        return Points({key: timing.wall_s for key, timing in timings.items()}, 1.0)
+    stretch = max(statistics.median(timing.stretch for timing in timings.values()), 1.0)
+    return Points({key: timing.cpu_s * stretch for key, timing in timings.items()}, stretch)
 
-        def seconds(timing: Timing) -> float:
-            return timing.cpu_s * stretch
-    else:
 
-        def seconds(timing: Timing) -> float:
-            return timing.wall_s
+def pooled(measured: Sequence[Points], kinds: Sequence[Hashable]) -> tuple[Points, ...]:
+    """Means over the ranks of one kind whose total is within 15 % of their kind's median.
 
-    costs = {
-        signature: fit_affine([(rows, seconds(timing)) for rows, timing in points.items()])
-        for signature, points in timings.items()
-    }
-    return costs, stretch
+    A rank that differs more, say because it was given a slower core, keeps its own.
+    """
+    totals = [sum(points.seconds.values()) for points in measured]
+    result = list(measured)
+    for kind in dict.fromkeys(kinds):
+        members = [rank for rank, other in enumerate(kinds) if other == kind]
+        typical = statistics.median(totals[rank] for rank in members)
+        alike = [rank for rank in members if abs(totals[rank] - typical) <= _ALIKE * typical]
+        for rank in alike:
+            result[rank] = Points(
+                {
+                    key: statistics.fmean(measured[other].seconds[key] for other in alike)
+                    for key in measured[rank].seconds
+                },
+                statistics.fmean(measured[other].stretch for other in alike),
+            )
+    return tuple(result)
+
+
+def _costs(points: Points) -> dict[str, LayerCost]:
+    """Lines through the points of every signature."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for (signature, rows), seconds in points.seconds.items():
+        found.setdefault(signature, []).append((rows, seconds))
+    return {signature: fit_affine(pairs) for signature, pairs in found.items()}
 
 
 def _prepared(

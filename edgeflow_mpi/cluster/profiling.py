@@ -103,7 +103,7 @@ def _measure(
     progress: Progress,
 ) -> Profile:
     started_s = time.monotonic()
-    computation = measure_compute(comm, graph, needs, progress=progress)
+    computation = measure_compute(comm, graph, needs, devices, progress=progress)
     computed_s = time.monotonic()
     progress.say(
         f"  {len(distinct_layers(graph))} layer shapes measured on {_count(devices, 'device')}: "

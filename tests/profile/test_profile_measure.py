@@ -12,12 +12,18 @@ from profile_cases import on_ranks, relu_graph
 from edgeflow_mpi.cluster.comm import PointToPoint
 from edgeflow_mpi.cluster.measure import (
     Computation,
+    Points,
+    Prepare,
+    Timing,
     centred,
     distinct_layers,
     measure_compute,
+    points_of,
+    pooled,
     row_counts,
     time_calls,
 )
+from edgeflow_mpi.cluster.profile import Device
 from edgeflow_mpi.errors import ProfileError
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph, In, Layer, Step, TensorSpec, Weight
@@ -68,6 +74,42 @@ def test_a_window_holds_at_least_two_calls_and_each_has_something_between() -> N
     assert timing.cpu_s > 0 and timing.wall_s > 0 and timing.stretch > 0
 
 
+TIMINGS = {
+    ("s", 1): Timing(cpu_s=1.0, wall_s=1.5, stretch=2.0),
+    ("s", 4): Timing(cpu_s=3.0, wall_s=3.5, stretch=2.5),
+    ("t", 1): Timing(cpu_s=1.0, wall_s=1.0, stretch=9.0),
+}
+
+
+def test_one_thread_counts_processor_time_times_the_typical_stretch() -> None:
+    points = points_of(TIMINGS, threads=1)
+    assert points == Points({("s", 1): 2.5, ("s", 4): 7.5, ("t", 1): 2.5}, 2.5)
+
+
+def test_several_threads_count_durations() -> None:
+    points = points_of(TIMINGS, threads=2)
+    assert points == Points({("s", 1): 1.5, ("s", 4): 3.5, ("t", 1): 1.0}, 1.0)
+
+
+def test_a_core_of_its_own_stretches_nothing() -> None:
+    idle = {("s", 1): Timing(cpu_s=1.0, wall_s=1.0, stretch=0.99)}
+    assert points_of(idle, threads=1) == Points({("s", 1): 1.0}, 1.0)
+    assert points_of({}, threads=1) == Points({}, 1.0)
+
+
+def test_ranks_that_are_alike_share_their_means() -> None:
+    def rank(a: float, b: float, stretch: float) -> Points:
+        return Points({("s", 1): a, ("s", 4): b}, stretch)
+
+    found = pooled(
+        [rank(1, 9, 2.0), rank(2, 8, 2.5), rank(2, 18, 2.0), rank(1, 10, 3.0)],
+        ["desk", "desk", "desk", "pi"],
+    )
+    assert found[0] == found[1] == rank(1.5, 8.5, 2.25)
+    assert found[2] == rank(2, 18, 2.0), "the slow core of the desk keeps its own"
+    assert found[3] == rank(1, 10, 3.0)
+
+
 def conv_graph() -> Graph:
     """A convolution of a table lookup: integer input, weights of several kinds."""
     tokens = TensorSpec((1, 12, 6), "int64", None)
@@ -101,11 +143,21 @@ def conv_graph() -> Graph:
     return Graph("lookup-net", layers, weights, ("y",))
 
 
+def measured(
+    comm: PointToPoint, graph: Graph, *, budget_s: float = 0.01, prepare: Prepare = prepare
+) -> Computation:
+    devices = [Device(f"d/{rank}", 1, 1, host="d") for rank in range(comm.Get_size())]
+    return measure_compute(
+        comm, graph, Needs(graph), devices,
+        progress=NoProgress(), budget_s=budget_s, prepare=prepare,
+    )  # fmt: skip
+
+
 def test_real_kernels_are_measured_on_every_rank() -> None:
     graph = conv_graph()
 
     def work(comm: PointToPoint) -> Computation:
-        return measure_compute(comm, graph, Needs(graph), progress=NoProgress(), budget_s=0.01)
+        return measured(comm, graph)
 
     first, second = on_ranks(2, work)
     assert isinstance(first, Computation) and first == second
@@ -144,9 +196,7 @@ def test_kernels_get_the_rows_they_need_of_ordinary_numbers() -> None:
         return Kernel(kernel.rows, kernel.needs, kernel.name, run)
 
     def work(comm: PointToPoint) -> object:
-        return measure_compute(
-            comm, graph, Needs(graph), progress=NoProgress(), budget_s=0.01, prepare=recording
-        )
+        return measured(comm, graph, prepare=recording)
 
     on_ranks(1, work)
     assert set(seen) == {
@@ -190,9 +240,7 @@ def test_a_kernel_that_fails_on_one_rank_is_told_to_all(failing_call: int) -> No
 
     def work(comm: PointToPoint) -> object:
         local.rank = comm.Get_rank()
-        return measure_compute(
-            comm, graph, Needs(graph), progress=NoProgress(), budget_s=0.1, prepare=failing
-        )
+        return measured(comm, graph, budget_s=0.1, prepare=failing)
 
     for outcome in on_ranks(3, work):
         assert isinstance(outcome, ProfileError)
