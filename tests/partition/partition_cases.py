@@ -244,6 +244,45 @@ def random_problem(rng: random.Random, ranks: int, *, rows: int) -> LayerProblem
             timeline.commit(layer, plan.layers[layer.name])
 
 
+def random_layer_problem(rng: np.random.Generator, *, ranks: int, rows: int) -> LayerProblem:
+    """A problem made up without a graph: any windows, any owners, costs of all proportions."""
+    ranks, rows = int(ranks), int(rows)
+    producers = int(rng.integers(1, 4))
+    low, high, heights = [], [], []
+    for _ in range(producers):
+        stride, halo = int(rng.integers(1, 3)), int(rng.integers(0, 4))
+        height = stride * rows
+        row = np.arange(rows + 1)
+        low.append(np.clip(stride * row - halo, 0, height - 1))
+        high.append(np.clip(stride * (row - 1) + 1 + halo, 1, height))
+        heights.append(height)
+    places = producers * (ranks - 1)
+    producer = np.tile(np.repeat(np.arange(producers), ranks - 1), (ranks, 1))
+    start, stop = np.zeros((2, ranks, places), dtype=np.int64)
+    for m, height in enumerate(heights):
+        cuts = np.array([0, *np.sort(rng.integers(0, height + 1, ranks - 1)), height])
+        for i in range(ranks):
+            others = [j for j in range(ranks) if j != i]
+            start[i, m * (ranks - 1) : (m + 1) * (ranks - 1)] = cuts[others]
+            stop[i, m * (ranks - 1) : (m + 1) * (ranks - 1)] = cuts[[j + 1 for j in others]]
+    scale = 10.0 ** rng.uniform(-3, 1, 4)
+    free_s = scale[0] * rng.random(ranks)
+    return LayerProblem(
+        rows=rows,
+        fixed_s=scale[1] * rng.random(ranks) * rng.integers(0, 2),
+        per_row_s=rng.random(ranks) * rng.choice([1.0, 0.1, 0.0], p=[0.8, 0.15, 0.05]),
+        free_s=free_s,
+        ready_s=free_s + scale[0] * rng.random(ranks) * rng.integers(0, 2),
+        low=np.array(low),
+        high=np.array(high),
+        producer=producer,
+        start=start,
+        stop=stop,
+        base_s=scale[2] * rng.random((ranks, places)),
+        row_s=scale[3] * rng.random((ranks, places)),
+    )
+
+
 def every_split(rows: int, ranks: int) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
     """All breakpoints of ``rows`` rows over ``ranks`` ranks."""
     cuts = itertools.combinations_with_replacement(range(rows + 1), ranks - 1)
