@@ -106,7 +106,10 @@ def macs(call: Call) -> int:
 
 
 def freeze(graph: DraftGraph, name: str, output_names: Sequence[str]) -> Graph:
-    """The frozen graph: layers in level order, only the weights that are used."""
+    """The frozen graph: layers in level order, only the weights that are used.
+
+    Output layers come last, in the model's order, which is that of the answer's tensors.
+    """
     dag = nx.DiGraph()
     dag.add_nodes_from(graph.drafts)
     dag.add_edges_from((p, draft.name) for draft in graph.drafts.values() for p in draft.inputs)
@@ -115,11 +118,13 @@ def freeze(graph: DraftGraph, name: str, output_names: Sequence[str]) -> Graph:
     # branch computes while the other's halo rows travel.
     layers: list[Layer] = []
     used: dict[str, TensorSpec] = {}
-    for level in nx.topological_generations(dag):
-        for draft in (graph.drafts[n] for n in sorted(level, key=position.__getitem__)):
-            layers.append(_layer(graph, draft))
-            for weight in layers[-1].weights:
-                used[weight] = spec_of(graph.weights[weight])
+    levels = (sorted(level, key=position.__getitem__) for level in nx.topological_generations(dag))
+    ordered = [graph.drafts[name] for level in levels for name in level]
+    outputs = [draft for draft in graph.drafts.values() if draft.kind == "output"]
+    for draft in [*(draft for draft in ordered if draft.kind != "output"), *outputs]:
+        layers.append(_layer(graph, draft))
+        for weight in layers[-1].weights:
+            used[weight] = spec_of(graph.weights[weight])
     return Graph(name, tuple(layers), tuple(used.items()), tuple(output_names))
 
 
