@@ -26,12 +26,14 @@ class TensorSpec:
     """Shape, element type and split axis of a whole (undivided) tensor.
 
     ``axis`` is the dimension along which the tensor may be divided among ranks, or None
-    for one that always travels whole. It must be a dimension of ``shape``.
+    for one that always travels whole. It must be a dimension of ``shape``. ``wire`` is the
+    element type in which it travels, where that is not ``dtype``.
     """
 
     shape: tuple[int, ...]
     dtype: str
     axis: int | None
+    wire: str | None = None
 
     @property
     def rows(self) -> int:
@@ -40,12 +42,14 @@ class TensorSpec:
 
     @property
     def size_bytes(self) -> int:
+        """Bytes of the whole tensor in memory."""
         return math.prod(self.shape) * DTYPE_BYTES[self.dtype]
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row (of all of it where there is no split axis)."""
-        return self.size_bytes // max(self.rows, 1)
+        """Bytes of one row as it travels (of all of it where there is no split axis)."""
+        elements = math.prod(self.shape) // max(self.rows, 1)
+        return elements * DTYPE_BYTES[self.wire or self.dtype]
 
     def shape_of(self, rows: int) -> tuple[int, ...]:
         """Shape of a piece that holds ``rows`` rows."""

@@ -8,7 +8,9 @@ import torch
 
 from edgeflow_mpi.cluster.agree import agreed
 from edgeflow_mpi.graph.types import Graph
+from edgeflow_mpi.graph.wire import WIRE_DTYPES
 from edgeflow_mpi.job.context import Context
+from edgeflow_mpi.job.serve import Measured
 from edgeflow_mpi.job.setup import Task
 from edgeflow_mpi.model.reference import reference_layers, reference_outputs
 from edgeflow_mpi.report.compare import combine, compare_layers, compare_outputs
@@ -18,18 +20,21 @@ from edgeflow_mpi.runtime.session import Session
 Tensor = torch.Tensor
 
 
-def verify_answers(
-    context: Context, task: Task, answers: tuple[tuple[Tensor, ...], ...]
-) -> Verification:
+def verify_answers(context: Context, task: Task, measured: Measured) -> Verification:
     """Rank 0 only: every request's outputs against plain torch in float64."""
     assert task.model is not None
     found = []
-    for i, (request, outputs) in enumerate(zip(task.requests, answers, strict=True)):
-        context.progress.update(f"request {i + 1} of {len(answers)} in float64")
+    for i, (request, outputs) in enumerate(zip(task.requests, measured.answers, strict=True)):
+        context.progress.update(f"request {i + 1} of {len(task.requests)} in float64")
         tensors = task.plain(request)
         wide = reference_outputs(task.model, tensors, torch.float64)
         plain = reference_outputs(task.model, tensors, torch.float32)
-        found.append(compare_outputs(task.graph.output_names, outputs, wide, plain))
+        others = [other for which, other in measured.deviations if which == i]
+        compared = [
+            compare_outputs(task.graph.output_names, answer, wide, plain, _wire(context))
+            for answer in (outputs, *others)
+        ]
+        found.append(replace(combine(compared), requests=1))
     return combine(found)
 
 
@@ -39,19 +44,25 @@ def verify_layers(context: Context, task: Task, session: Session) -> LayerCompar
     The comparison is made on rank 0; None on other ranks.
     """
     with agreed(context.comm):
-        pass
+        pass  # the ranks start together
     session.run(task.requests[0].tensors if context.first else ())
     got = _gather_layers(context, task.graph, session)
     comparison: LayerComparison | None = None
-    with agreed(context.comm):
+    with agreed(context.comm, "comparing the layers"):
         if context.first:
             assert task.model is not None
             tensors, names = task.plain(task.requests[0]), list(got)
             program = task.model.program
             wide = reference_layers(program, tensors, torch.float64, names)
             plain = reference_layers(program, tensors, torch.float32, names)
-            comparison = compare_layers(names, got, wide, plain)
+            comparison = compare_layers(names, got, wide, plain, _wire(context))
     return comparison
+
+
+def _wire(context: Context) -> torch.dtype:
+    """The type in which float32 activations travelled."""
+    found: torch.dtype = getattr(torch, WIRE_DTYPES[context.options.wire] or "float32")
+    return found
 
 
 def _gather_layers(context: Context, graph: Graph, session: Session) -> dict[str, Tensor]:
@@ -61,10 +72,11 @@ def _gather_layers(context: Context, graph: Graph, session: Session) -> dict[str
         if layer.kind != "compute" or layer.combine:
             continue
         mine = session.executor.storage.owned(layer.name)
-        piece = None if mine is None else mine.contiguous().numpy()
+        # A copy, because a view would be pickled with all the memory behind it.
+        piece = None if mine is None else mine.clone(memory_format=torch.contiguous_format)
         pieces = context.comm.gather(piece, root=0)
         if pieces is not None:
-            tensors = [torch.from_numpy(part) for part in pieces if part is not None]
+            tensors = [part for part in pieces if part is not None]
             axis = layer.out.axis
             got[layer.name] = tensors[0] if axis is None else torch.cat(tensors, dim=axis)
     return got

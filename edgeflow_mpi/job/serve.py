@@ -15,6 +15,7 @@ from edgeflow_mpi.cluster.agree import agreed
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.job.context import Context
 from edgeflow_mpi.job.setup import Task
+from edgeflow_mpi.partition.flow import transfer_bytes
 from edgeflow_mpi.report.results import RankStats
 from edgeflow_mpi.runtime.distribute import distribute_weights
 from edgeflow_mpi.runtime.session import Answer, Session, choose_fault
@@ -24,6 +25,7 @@ from edgeflow_mpi.units.tables import UnitTables
 
 Tensor = torch.Tensor
 _ROUNDS = 4
+_DEVIATIONS_KEPT = 3
 
 OpenTransport = Callable[[], Transport]
 """Makes channels over a communicator of their own; collective."""
@@ -31,10 +33,24 @@ OpenTransport = Callable[[], Transport]
 
 @dataclass(frozen=True)
 class Measured:
-    """Timed requests of one session: on rank 0 their latencies and the first answers."""
+    """Timed requests of one session.
+
+    Attributes
+    ----------
+    latencies_s : tuple of float
+        On rank 0 those of the answers.
+    answers : tuple of tuple of torch.Tensor
+        On rank 0: for every request the outputs when it was first answered.
+    deviations : tuple of (int, tuple of torch.Tensor)
+        With ``--verify``, on rank 0: some later answers that are not bit by bit the first one
+        to the same request, with the request's position. There should be none.
+    compute_s, wait_s : float
+        What this rank spent in all of them.
+    """
 
     latencies_s: tuple[float, ...]
     answers: tuple[tuple[Tensor, ...], ...]
+    deviations: tuple[tuple[int, tuple[Tensor, ...]], ...]
     compute_s: float
     wait_s: float
 
@@ -53,7 +69,7 @@ def hand_out_weights(
             context.comm, task.graph, tables, held, context.progress, had=had
         )
         with agreed(context.comm):
-            pass
+            pass  # every rank has its own before any goes on
     return found
 
 
@@ -64,20 +80,24 @@ def open_session(
     weights: Mapping[str, Tensor],
     open_transport: OpenTransport,
     *,
+    plant_fault: str | None = None,
     keep: bool = False,
 ) -> Session:
-    """Prepare this rank's units; collective."""
+    """Prepare this rank's units; collective. ``plant_fault`` is for :func:`choose_fault`."""
     options = context.options
     transport = open_transport()
     session: Session | None = None
-    with agreed(context.comm):
+    with agreed(context.comm, "preparing the units"):
         dropped = None
-        if options.plant_fault is not None:
-            dropped = choose_fault(tables, task.graph, options.plant_fault)
-            context.progress.say(
-                f"  planted fault: rank {dropped.dest} loses row {dropped.rows.start} of "
+        if plant_fault is not None:
+            dropped = choose_fault(tables, task.graph, plant_fault)
+            planted = (
+                f"planted fault: rank {dropped.dest} loses row {dropped.rows.start} of "
                 f"{dropped.producer}, which it receives for {dropped.consumer}"
             )
+            if planted not in context.notes:
+                context.progress.say(f"  {planted}")
+                context.notes.append(planted)
         policy = WaitPolicy(timeout_s=options.timeout_s)
         session = Session(
             task.graph, task.needs, tables, context.rank, weights, transport, policy,
@@ -163,6 +183,7 @@ class _Series:
         self._session = session
         self._latencies_s: list[float] = []
         self._answers: dict[int, tuple[Tensor, ...]] = {}
+        self._deviations: list[tuple[int, tuple[Tensor, ...]]] = []
         self._compute_s = self._wait_s = 0.0
 
     def run(self, count: int, *, timed: bool) -> None:
@@ -187,7 +208,11 @@ class _Series:
         which = len(self._latencies_s) % len(self._requests) if timed else 0
         answer = self._session.run(self._requests[which].tensors)
         if timed:
-            self._answers.setdefault(which, answer.outputs)
+            first = self._answers.setdefault(which, answer.outputs)
+            if self._context.options.verify and len(self._deviations) < _DEVIATIONS_KEPT:
+                same = zip(first, answer.outputs, strict=True)
+                if not all(torch.equal(*pair) for pair in same):
+                    self._deviations.append((which, answer.outputs))
             done = len(self._latencies_s) + 1
             self._context.progress.update(
                 f"request {done} ({self._session.tables.partitioner}): "
@@ -197,7 +222,13 @@ class _Series:
 
     def measured(self) -> Measured:
         answers = tuple(self._answers[i] for i in sorted(self._answers))
-        return Measured(tuple(self._latencies_s), answers, self._compute_s, self._wait_s)
+        return Measured(
+            tuple(self._latencies_s),
+            answers,
+            tuple(self._deviations),
+            self._compute_s,
+            self._wait_s,
+        )
 
 
 @contextmanager
@@ -224,12 +255,7 @@ def rank_stats(
     count = max(len(measured.latencies_s), 1)
     sent = [transfer for unit in units for transfer in unit.forwards]
     producers = graph.by_name
-    size = sum(
-        producers[t.producer].out.size_bytes
-        if producers[t.producer].combine
-        else producers[t.producer].out.row_bytes * t.rows.rows
-        for t in sent
-    )
+    size = sum(transfer_bytes(producers[t.producer], t.rows) for t in sent)
     # Linux counts kilobytes, macOS bytes.
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return RankStats(

@@ -20,11 +20,12 @@ from edgeflow_mpi.cluster.agree import agreed, broadcast
 from edgeflow_mpi.cluster.hosts import crowding_warning
 from edgeflow_mpi.cluster.profile import Profile
 from edgeflow_mpi.cluster.profiling import profile_for
-from edgeflow_mpi.errors import ClusterError, InputError
+from edgeflow_mpi.errors import ClusterError, InputError, ProfileError
 from edgeflow_mpi.graph.capture import capture
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.pixels import SCALE, takes_pixels, with_pixels
 from edgeflow_mpi.graph.types import Graph
+from edgeflow_mpi.graph.wire import with_wire
 from edgeflow_mpi.job.context import Context
 from edgeflow_mpi.job.options import Options
 from edgeflow_mpi.model.images import normalised
@@ -32,6 +33,7 @@ from edgeflow_mpi.model.inputs import Request, load_inputs
 from edgeflow_mpi.model.load import LoadedModel, load_model, parse_input_shape
 from edgeflow_mpi.partition.cost import predict
 from edgeflow_mpi.partition.search import plan_model
+from edgeflow_mpi.report.files import require_writable
 from edgeflow_mpi.units.compile import compile_tables
 from edgeflow_mpi.units.tables import UnitTables
 from edgeflow_mpi.units.text import check_ranks, load_tables, save_tables
@@ -82,8 +84,8 @@ def check_ranks_agree(context: Context) -> tuple[str, ...]:
                 )
     for rank, (host, _, other) in enumerate(everyone):
         if other != torch_version:
-            context.progress.say(
-                f"warning: rank {rank} ({host}) has torch {other} but rank 0 has {torch_version}; "
+            context.warn(
+                f"rank {rank} ({host}) has torch {other} but rank 0 has {torch_version}; "
                 "answers may differ by rounding"
             )
     warning = crowding_warning(hosts, os.environ.get("EDGEFLOW_LOCAL") == "1")
@@ -97,6 +99,39 @@ def broadcast_all(context: Context, mine: tuple[str, str, str]) -> list[tuple[st
     with agreed(context.comm):
         pass  # whoever comes late is waited for without spinning
     return list(context.comm.allgather(mine))
+
+
+def check_files(context: Context) -> UnitTables | None:
+    """Find out what is wrong with files before the long work; a saved plan, on rank 0.
+
+    Raises
+    ------
+    EdgeflowError
+        On all ranks: a file to read is not there, one to write cannot be written, or the
+        saved plan cannot be read or is for another number of ranks.
+    """
+    options = context.options
+    results = {
+        "the output": options.output,
+        "the report": options.json,
+        "the plan": options.save_plan,
+        "the profile": options.save_profile,
+    }
+    saved: UnitTables | None = None
+    with agreed(context.comm, "checking the files"):
+        if context.first:
+            for what, path in results.items():
+                if path is not None:
+                    require_writable(path, what)
+            for path in options.inputs:
+                if not path.exists():
+                    raise InputError(f"there is no input {path}")
+            if options.profile is not None and not options.profile.is_file():
+                raise ProfileError(f"there is no profile {options.profile}")
+            if options.plan is not None:
+                saved = load_tables(options.plan)
+                check_ranks(saved, context.size)
+    return saved
 
 
 def versions(context: Context) -> dict[str, str]:
@@ -135,10 +170,10 @@ def load_task(context: Context) -> Task:
             graph, weights = with_pixels(graph, weights, how.mean, how.std)
             served = replace(model, inputs=(replace(model.inputs[0], dtype=torch.uint8),))
         requests = load_inputs(options.inputs or None, served)
-        return graph
+        return with_wire(graph, options.wire)
 
     with context.timed("capture"):
-        graph = broadcast(context.comm, make)
+        graph = broadcast(context.comm, make, "loading the model")
     return Task(graph, Needs(graph), model, weights, requests)
 
 
@@ -178,15 +213,16 @@ def make_profile(context: Context, task: Task) -> Profile | None:
         )
 
 
-def make_tables(context: Context, task: Task, profile: Profile | None) -> UnitTables:
-    """Unit tables of the plan that the options ask for, verified, on every rank."""
+def make_tables(
+    context: Context, task: Task, profile: Profile | None, saved: UnitTables | None
+) -> UnitTables:
+    """Unit tables, verified, on every rank: ``saved`` ones, or of the plan that is asked for."""
     options = context.options
 
     def make() -> UnitTables:
-        if options.plan is not None:
+        if saved is not None:
+            tables = saved
             with context.timed("compile"):
-                tables = load_tables(options.plan)
-                check_ranks(tables, context.size)
                 verify_tables(task.graph, task.needs, tables, tag_limit=context.tag_limit)
         else:
             tables = plan_tables(context, task, profile, options.partitioner)
@@ -194,7 +230,7 @@ def make_tables(context: Context, task: Task, profile: Profile | None) -> UnitTa
             save_tables(tables, options.save_plan)
         return tables
 
-    return broadcast(context.comm, make)
+    return broadcast(context.comm, make, "making the plan")
 
 
 def plan_tables(

@@ -2,7 +2,9 @@
 
 An answer is right where its largest error, relative to the largest magnitude of the
 reference in float64, is at most ``max(1e-5, 4 e)``; ``e`` is the same error of plain torch,
-which no way of dividing the work can be expected to beat. Each tensor is measured against
+which no way of dividing the work can be expected to beat. Where activations travel in a narrower
+type, its rounding is allowed as well, amplified as much as the model amplifies that of float32:
+``eps_wire * e / eps_32``, and at least ``8 eps_wire``. Each tensor is measured against
 its own magnitude, so a small output is not hidden by a large one.
 """
 
@@ -17,6 +19,7 @@ from edgeflow_mpi.report.results import Difference, LayerComparison, Verificatio
 
 LEAST_TOLERANCE = 1e-5
 PLAIN_ERRORS = 4
+WIRE_ERRORS = 8
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,11 @@ class _Error:
 
 
 def compare_tensor(
-    name: str, got: torch.Tensor, reference64: torch.Tensor, plain32: torch.Tensor
+    name: str,
+    got: torch.Tensor,
+    reference64: torch.Tensor,
+    plain32: torch.Tensor,
+    wire: torch.dtype = torch.float32,
 ) -> Difference:
     """Compare one tensor with its reference.
 
@@ -40,6 +47,8 @@ def compare_tensor(
         The same by plain torch in float64; an integer or boolean where the model's is one.
     plain32 : torch.Tensor
         The same by plain torch in the model's own types.
+    wire : torch.dtype
+        The type in which float32 activations travelled.
 
     Returns
     -------
@@ -56,6 +65,10 @@ def compare_tensor(
     plain = 0.0 if _fault(plain32, reference64) else _error(plain32, reference64).relative
     counted = not _has_fractions(reference64)
     tolerance = max(0.0 if counted else LEAST_TOLERANCE, PLAIN_ERRORS * plain)
+    if wire != torch.float32 and not counted:
+        rounding = torch.finfo(wire).eps
+        amplified = rounding * plain / torch.finfo(torch.float32).eps
+        tolerance = max(tolerance, amplified, WIRE_ERRORS * rounding)
     return Difference(name, error.absolute, error.relative, plain, tolerance, counted=counted)
 
 
@@ -64,10 +77,11 @@ def compare_outputs(
     got: Sequence[torch.Tensor],
     reference64: Sequence[torch.Tensor],
     plain32: Sequence[torch.Tensor],
+    wire: torch.dtype = torch.float32,
 ) -> Verification:
     """Compare the outputs of one request; all four sequences are in the same order."""
-    triples = zip(names, got, reference64, plain32, strict=True)
-    return Verification(tuple(compare_tensor(*triple) for triple in triples))
+    rows = zip(names, got, reference64, plain32, strict=True)
+    return Verification(tuple(compare_tensor(*row, wire) for row in rows))
 
 
 def compare_layers(
@@ -75,6 +89,7 @@ def compare_layers(
     got: Mapping[str, torch.Tensor],
     reference64: Mapping[str, torch.Tensor],
     plain32: Mapping[str, torch.Tensor],
+    wire: torch.dtype = torch.float32,
 ) -> LayerComparison:
     """Compare what every layer made, each by the rule for outputs.
 
@@ -84,11 +99,13 @@ def compare_layers(
         Layer names in a topological order, so that the first that differs is the culprit.
     got, reference64, plain32 : mapping of str to torch.Tensor
         Whole tensors by layer name. A layer that one of them lacks is listed as unmatched.
+    wire : torch.dtype
+        The type in which float32 activations travelled.
     """
     known = got.keys() & reference64.keys() & plain32.keys()
     return LayerComparison(
         tuple(
-            compare_tensor(name, got[name], reference64[name], plain32[name])
+            compare_tensor(name, got[name], reference64[name], plain32[name], wire)
             for name in order
             if name in known
         ),

@@ -9,6 +9,7 @@ after its last reader.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -48,6 +49,7 @@ class Storage:
         self._buffers: dict[str, Tensor] = {}
         self._summands: dict[str, dict[int, Tensor]] = {}
         self._live: dict[str, Tensor] = {}
+        self._wire: dict[Transfer, Tensor] = {}
         incoming = {t for unit in units for need in unit.requirements for t in need.transfers}
         outgoing = {t for unit in units for t in unit.forwards}
         divided = [name for name, pieces in units_by_layer(units).items() if len(pieces) > 1]
@@ -76,7 +78,7 @@ class Storage:
     @property
     def static_bytes(self) -> int:
         """Bytes of all static buffers."""
-        tensors = [*self._buffers.values()]
+        tensors = [*self._buffers.values(), *self._wire.values()]
         for pieces in self._summands.values():
             tensors += pieces.values()
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
@@ -86,8 +88,26 @@ class Storage:
         layer = self._graph.by_name[transfer.producer]
         if layer.combine:
             return Region.of(self._summands[layer.name][transfer.source], layer.out, 0, 1)
+        if layer.out.wire is not None:
+            narrow, rows = replace(layer.out, dtype=layer.out.wire), transfer.rows.rows
+            if transfer not in self._wire:
+                self._wire[transfer] = empty(narrow, rows)
+            return Region.of(self._wire[transfer], narrow, 0, rows)
         buffer, base = self._buffers[layer.name], self._base[layer.name]
         return Region.of(buffer, layer.out, transfer.rows.start - base, transfer.rows.rows)
+
+    def conversion(self, transfer: Transfer) -> Callable[[], object] | None:
+        """What brings a region up to date before it is sent, or its tensor after it arrived.
+
+        None where messages leave from, and land in, the tensor itself.
+        """
+        layer = self._graph.by_name[transfer.producer]
+        if layer.combine or layer.out.wire is None:
+            return None
+        narrow, tensor = self.region(transfer).view, self._view(layer, transfer.rows)
+        if transfer.source == self._rank:
+            return lambda: narrow.copy_(tensor)
+        return lambda: tensor.copy_(narrow)
 
     def writer(self, unit: Unit) -> Callable[[Tensor], None]:
         """A function that keeps what the unit's kernel returned."""

@@ -8,13 +8,13 @@ and counts out the tags.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from edgeflow_mpi.errors import TableError
 from edgeflow_mpi.graph.types import Graph, Layer
 from edgeflow_mpi.partition.flow import Demand, Flow, trace_flows
-from edgeflow_mpi.partition.pieces import split_boundary
+from edgeflow_mpi.partition.pieces import pieces_of
 from edgeflow_mpi.partition.plan import Plan, check_plan
 from edgeflow_mpi.spans import Span
 from edgeflow_mpi.units.tables import (
@@ -67,7 +67,7 @@ def compile_tables(
             if not spans.computed[rank]:
                 continue
             flows = traffic.forwards.get((name, rank), ())
-            for rows in _pieces(plan, layer, rank, flows):
+            for rows in pieces_of(plan, layer, rank, flows):
                 requirements = tuple(
                     _requirement(graph.by_name[demand.producer], demand, need, transfers)
                     for demand, need in zip(
@@ -93,14 +93,6 @@ def compile_tables(
         predicted_s=plan.predicted_s,
         ranks=tuple(tuple(units) for units in ranks),
     )
-
-
-def _pieces(plan: Plan, layer: Layer, rank: int, flows: Sequence[Flow]) -> tuple[Span, ...]:
-    """The spans in which a rank computes its rows of a layer, in that order."""
-    computed = plan.layers[layer.name].computed[rank]
-    if (layer.name, rank) in plan.boundary_first and layer.splits and not layer.combine:
-        return split_boundary(computed, flows)
-    return (computed,)
 
 
 def _requirement(
