@@ -178,21 +178,30 @@ def check_ranks(
         assert relative_error(job.run(*others), expected_others) <= bound_others
 
 
+def gathers(model: Model, layer: Layer) -> bool:
+    """Whether a layer needs more than one row of a divided tensor to be in one place."""
+    if layer.kind != "compute" or layer.combine:
+        return False
+    reads = [model.graph.by_name[name] for name in layer.inputs]
+    maps = any(producer.out.rows > 1 and not producer.combine for producer in reads)
+    return maps and (not layer.divisible or layer.out.axis is None)
+
+
 def check_modules(
     modules: Sequence[nn.Module], *inputs: Tensor, splits: bool | None = True, seed: int = 0
 ) -> Model:
     """Capture modules over the same inputs and check spans, ranks and divisibility.
 
-    ``splits`` tells whether every layer must be divisible, or the answers' layers must not
-    be; None is for both kinds.
+    ``splits`` tells whether no layer may gather rows, or the answers' layers must; None is for
+    both kinds.
     """
     double = inputs[0].dtype == torch.float64
     module = Branches(modules).to(torch.float64) if double else Branches(modules)
     model = build(module, *inputs)
     if splits is not None:
         for layer in model.graph.layers:
-            if layer.kind == "compute" and splits:
-                assert layer.divisible, f"{layer.name} ({layer.steps[0].target}) does not split"
+            if splits:
+                assert not gathers(model, layer), f"{layer.name} ({layer.steps[0].target}) gathers"
         for answer in model.graph.outputs:
             producer = model.graph.by_name[answer.inputs[0]]
             if not splits and producer.kind == "compute":
@@ -253,5 +262,5 @@ def check_needs(model: Model, *inputs: Tensor, slack: int = 0) -> None:
 
 __all__ = [
     "FEW", "Apply", "Branches", "Image", "build", "check_layers", "check_modules", "check_needs",
-    "check_ranks", "images", "plain",
+    "check_ranks", "gathers", "images", "plain",
 ]  # fmt: skip
