@@ -1,0 +1,175 @@
+"""Memory computed from a plan against the tensors that the runtime really makes."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from edgeflow_mpi.graph.needs import Needs
+from edgeflow_mpi.graph.pixels import with_pixels
+from edgeflow_mpi.partition.memory import DeviceMemory, plan_memory
+from edgeflow_mpi.partition.plan import LayerPlan, Plan
+from edgeflow_mpi.partition.random import random_plan
+from edgeflow_mpi.units.tables import UnitTables
+from tests.inprocess import Job, Model, build
+
+
+class Tracker(TorchDispatchMode):
+    """Counts the bytes of tensors that were made under it and are still alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        made = func(*args, **(kwargs or {}))
+        given = {t.untyped_storage().data_ptr() for t in _tensors((args, kwargs))}
+        for tensor in _tensors(made):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in given:
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self._freed, storage.nbytes())
+        self.peak = max(self.peak, self.now)
+        return made
+
+    def _freed(self, size_bytes: int) -> None:
+        self.now -= size_bytes
+
+
+def _tensors(tree: object) -> list[torch.Tensor]:
+    leaves = (leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor))
+    return [leaf for leaf in leaves if not leaf.is_mkldnn]  # packed weights hide their memory
+
+
+class Residual(nn.Module):
+    """Residual blocks with squeeze and excitation, a classifier at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 5, 2, 2), nn.BatchNorm2d(16), nn.ReLU())
+        self.wide = nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.ReLU())
+        self.back = nn.Conv2d(32, 16, 3, padding=1)
+        self.squeeze = nn.Sequential(nn.Linear(16, 4), nn.ReLU(), nn.Linear(4, 16), nn.Sigmoid())
+        self.pool = nn.MaxPool2d(3, 2, 1)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        y = self.back(self.wide(x))
+        y = y * self.squeeze(y.mean((2, 3)))[:, :, None, None]
+        x = self.pool(torch.relu(x + y))
+        x = torch.cat([x, torch.nn.functional.avg_pool2d(x, 3, 1, 1)], 1)
+        return self.head(x.mean((2, 3)))
+
+
+class Branches(nn.Module):
+    """Branches of different depth, joined; two answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(4, 8, 1)
+        self.b = nn.Sequential(
+            nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, (7, 1), padding=(3, 0))
+        )
+        self.c = nn.Sequential(nn.AvgPool2d(3, 1, 1), nn.Conv2d(4, 8, 1), nn.Hardswish())
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        joined = torch.cat([self.a(x), self.b(x), self.c(x)], 1)
+        return joined, joined.amax((2, 3))
+
+
+def residual() -> Model:
+    return build(Residual(), torch.zeros(1, 3, 41, 36))
+
+
+def on_pixels() -> Model:
+    """The same on 8-bit pixels, which the first layer makes floats of."""
+    model = residual()
+    graph, weights = with_pixels(model.graph, model.weights, (0.5, 0.4, 0.3), (0.2, 0.2, 0.3))
+    return replace(model, graph=graph, weights=weights, needs=Needs(graph))
+
+
+def branches() -> Model:
+    return build(Branches(), torch.zeros(1, 4, 19, 24))
+
+
+MODELS: dict[str, Callable[[], Model]] = {
+    "residual": residual,
+    "pixels": on_pixels,
+    "branches": branches,
+}
+
+
+@pytest.fixture(scope="module", params=MODELS, ids=str)
+def model(request: pytest.FixtureRequest) -> Model:
+    torch.manual_seed(0)
+    return MODELS[request.param]()
+
+
+def measured(model: Model, plan: Plan) -> tuple[DeviceMemory, ...]:
+    """What every rank of an in-process job really holds."""
+    job = Job(model, plan)
+    inputs = [
+        torch.zeros(layer.out.shape, dtype=getattr(torch, layer.out.dtype))
+        for layer in model.graph.inputs
+    ]
+    trackers = [Tracker() for _ in job.executors]
+    named = {layer.name: x for layer, x in zip(model.graph.inputs, inputs, strict=True)}
+    with torch.no_grad():
+        for rank, executor in enumerate(job.executors):
+            executor.begin(named if rank == 0 else {})
+        while not all(executor.finished for executor in job.executors):
+            for executor, tracker in zip(job.executors, trackers, strict=True):
+                with tracker:
+                    executor.step()
+    requests = sum(x.numel() * x.element_size() for x in inputs)
+    return tuple(
+        DeviceMemory(
+            _weights_bytes(model, job.tables, rank),
+            job.executors[rank].storage.static_bytes,
+            trackers[rank].peak + (requests if rank == 0 else 0),
+        )
+        for rank in range(plan.ranks)
+    )
+
+
+def _weights_bytes(model: Model, tables: UnitTables, rank: int) -> int:
+    names = {n for unit in tables.ranks[rank] for n in model.graph.by_name[unit.layer].weights}
+    return sum(model.weights[n].numel() * model.weights[n].element_size() for n in names)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+def test_the_runtime_holds_what_was_computed(model: Model, ranks: int, seed: int) -> None:
+    plan = random_plan(model.graph, model.needs, ranks, Random(seed))
+    computed = plan_memory(model.graph, model.needs, plan)
+    found = measured(model, plan)
+    for rank, (here, there) in enumerate(zip(computed, found, strict=True)):
+        assert (here.weights_bytes, here.buffers_bytes) == (
+            there.weights_bytes,
+            there.buffers_bytes,
+        )
+        # Nothing but the sums of summands, of one row each, is left out.
+        assert abs(here.live_bytes - there.live_bytes) <= 1024, (rank, here, there)
+
+
+def test_one_device_holds_every_weight_and_no_buffers() -> None:
+    model = residual()
+    layers = {layer.name: LayerPlan.whole(layer.rows, 2, 0) for layer in model.graph.layers}
+    plan = Plan("single", 2, layers, tuple(layers))
+    first, second = plan_memory(model.graph, model.needs, plan)
+    weights = sum(spec.size_bytes for _, spec in model.graph.weights)
+    assert (first.weights_bytes, first.buffers_bytes) == (weights, 0)
+    assert first.peak_bytes == weights + first.live_bytes > weights
+    assert second.peak_bytes == 0
