@@ -47,8 +47,17 @@ def proportional(graph: Graph, needs: Needs, profile: Profile, ranks: Sequence[i
 
 def single(graph: Graph, needs: Needs, profile: Profile, ranks: Sequence[int]) -> Plan:
     """The whole model on the one of ``ranks`` that answers first, transfers included."""
-    plans = [plan_progressively("single", _even, graph, needs, profile, [rank]) for rank in ranks]
-    return min(plans, key=lambda plan: predict(graph, needs, profile, plan).makespan_s)
+    best: Plan | None = None
+    best_s = 0.0
+    for rank in ranks:
+        alone = profile.among([rank])
+        plan = plan_progressively("single", _even, graph, needs, alone, [rank])
+        makespan_s = predict(graph, needs, alone, plan).makespan_s
+        if best is None or makespan_s < best_s:
+            best, best_s = plan, makespan_s
+    if best is None:
+        raise ValueError("no rank to choose from")
+    return best
 
 
 def speed_shares(timeline: Timeline, layer: Layer, ranks: Sequence[int]) -> tuple[int, ...]:

@@ -70,6 +70,12 @@ class Plan:
         )
 
 
+def computing_ranks(graph: Graph, plan: Plan) -> tuple[int, ...]:
+    """Ranks that compute rows of some layer; holding the input or the output is no work."""
+    work = [plan.layers[layer.name] for layer in graph.layers if layer.kind == "compute"]
+    return tuple(i for i in range(plan.ranks) if any(spans.computed[i] for spans in work))
+
+
 def check_plan(graph: Graph, plan: Plan) -> None:
     """Raise PlanError at the first rule that ``plan`` breaks for ``graph``."""
     names = [layer.name for layer in graph.layers]

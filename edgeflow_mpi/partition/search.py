@@ -13,7 +13,7 @@ from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.partition.baselines import equal, proportional, single
 from edgeflow_mpi.partition.cost import layer_cost, predict
 from edgeflow_mpi.partition.lp import lp
-from edgeflow_mpi.partition.plan import Plan, check_plan
+from edgeflow_mpi.partition.plan import Plan, check_plan, computing_ranks
 from edgeflow_mpi.partition.progressive import Partitioner
 from edgeflow_mpi.partition.random import random_partition
 from edgeflow_mpi.progress import Progress
@@ -92,8 +92,10 @@ def plan_model(
     candidates = []
     for used in sets:
         progress.update(f"{partitioner} on {len(used)} of {ranks} devices")
-        plan = scheme.partition(graph, needs, profile, used)
-        candidates.append((predict(graph, needs, profile, plan).makespan_s, plan))
+        plan = scheme.partition(graph, needs, profile.among(used), used)
+        # Ranks of one host that the plan leaves idle leave their cores to the others.
+        busy = profile.among(computing_ranks(graph, plan))
+        candidates.append((predict(graph, needs, busy, plan).makespan_s, plan))
     best_s, best = min(candidates, key=lambda candidate: candidate[0])
     check_plan(graph, best)
     return replace(best, predicted_s=best_s)
