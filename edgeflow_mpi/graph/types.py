@@ -134,11 +134,12 @@ class Layer:
     first input. A layer that is not ``divisible`` must be computed whole wherever it is
     computed. ``inputs`` names the producing layers, each once. An ``input`` layer stands
     for a request tensor, an ``output`` layer for an answer tensor; both live on rank 0
-    and have no steps.
+    and have no steps. A ``relay`` layer hands its input on unchanged; it lives on rank 0
+    and costs nothing (:mod:`edgeflow_mpi.graph.relays`).
     """
 
     name: str
-    kind: Literal["input", "compute", "output"]
+    kind: Literal["input", "compute", "relay", "output"]
     inputs: tuple[str, ...]
     steps: tuple[Step, ...]
     out: TensorSpec

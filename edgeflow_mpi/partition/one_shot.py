@@ -2,13 +2,16 @@
 
 This is the most direct reading of "transform the integer program into a linear program": one
 linear program for each layer, made around one point, solved once and rounded. The point is
-shares proportional to speed, where every device has rows. Messages that are not needed there
-are left out of the program wherever its optimum may lie, pieces of the overlap that are least
-there are used everywhere, no trust region keeps the optimum near, and nobody checks the true
-objective: each breakpoint is rounded to the nearest row (halves up).
+shares proportional to speed, where every device has rows. The piece of each overlap that is
+least there is used everywhere, no trust region keeps the optimum near, and nobody checks the
+true objective: each breakpoint is rounded to the nearest row (halves up).
 
-So nothing is guaranteed, not even to do better than the point it starts from; what that costs
-is measured beside ``lp`` and ``exact`` by ``bench/lp_vs_exact.py``.
+What to do with messages that the point does without is the one choice left. Constraints that
+keep them out make the program a restriction of the true problem (where needs are linear), so
+that its optimum, before rounding, is no worse than the point; that is what the partitioner
+does. Leaving them out of the program without a word relaxes it, which is worse by far: the
+optimum then needs messages that the program knows nothing of. Both are measured beside ``lp``
+and ``exact`` by ``bench/lp_vs_exact.py``. After rounding nothing is guaranteed.
 
 References
 ----------
@@ -43,8 +46,11 @@ def _policy(timeline: Timeline, layer: Layer, ranks: Sequence[int]) -> tuple[int
     return tuple(int(x) for x in solve_once(timeline.problem(layer, ranks), start))
 
 
-def solve_once(problem: LayerProblem, start: Sequence[int]) -> Ints:
+def solve_once(problem: LayerProblem, start: Sequence[int], *, keep_out: bool = True) -> Ints:
     """The rounded optimum of the program around ``start``: k + 1 integers.
+
+    ``keep_out`` says whether messages that ``start`` does without must stay out; otherwise
+    the program ignores them.
 
     Raises
     ------
@@ -52,7 +58,7 @@ def solve_once(problem: LayerProblem, start: Sequence[int]) -> Ints:
         The solver failed in a way that says nothing about the problem.
     """
     x = np.array(start, dtype=np.float64)
-    step = linear_step(problem, x, float(problem.rows), keep_out=False)
+    step = linear_step(problem, x, float(problem.rows), keep_out=keep_out)
     if step is not None:
         x = step.breakpoints
     return np.floor(x + 0.5).astype(np.int64)

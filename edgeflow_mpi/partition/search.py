@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
 from edgeflow_mpi.cluster.profile import Profile
 from edgeflow_mpi.errors import InputError
 from edgeflow_mpi.graph.needs import Needs
+from edgeflow_mpi.graph.relays import with_relays
 from edgeflow_mpi.graph.types import Graph
+from edgeflow_mpi.partition.aofl import aofl
 from edgeflow_mpi.partition.baselines import equal, proportional, single
 from edgeflow_mpi.partition.cost import layer_cost, predict
+from edgeflow_mpi.partition.exact import exact
+from edgeflow_mpi.partition.fused import fused
+from edgeflow_mpi.partition.gather import gather
+from edgeflow_mpi.partition.layerwise import layerwise
 from edgeflow_mpi.partition.lp import lp
+from edgeflow_mpi.partition.one_shot import one_shot
 from edgeflow_mpi.partition.plan import Plan, check_plan, computing_ranks
 from edgeflow_mpi.partition.progressive import Partitioner
 from edgeflow_mpi.partition.random import random_partition
@@ -24,26 +31,43 @@ class Scheme:
     """A partitioner, and whether it is run on several sets of devices.
 
     Where ``tries_subsets`` is set, the plan with the least predicted makespan wins. The
-    others are given every rank.
+    others are given every rank. ``graph`` makes the graph that it plans of the model's.
     """
 
     partition: Partitioner
     tries_subsets: bool
+    graph: Callable[[Graph], Graph] = lambda graph: graph
 
 
 def schemes(seed: int = 0) -> Mapping[str, Scheme]:
     """All partitioners by the names that users give; ``seed`` is for the random one."""
     return {
         "lp": Scheme(lp, tries_subsets=True),
+        "exact": Scheme(exact, tries_subsets=True),
         "equal": Scheme(equal, tries_subsets=False),
         "proportional": Scheme(proportional, tries_subsets=True),
+        "gather": Scheme(gather, tries_subsets=True, graph=with_relays),
+        "fused": Scheme(fused, tries_subsets=True),
+        "aofl": Scheme(aofl, tries_subsets=True),
+        "layers": Scheme(layerwise, tries_subsets=False),
         "single": Scheme(single, tries_subsets=False),
+        "one-shot": Scheme(one_shot, tries_subsets=True),
         "random": Scheme(partial(random_partition, seed=seed), tries_subsets=False),
     }
 
 
 PARTITIONERS = tuple(schemes())
 """Names of the partitioners, the default first."""
+
+
+def graph_for(partitioner: str, graph: Graph) -> Graph:
+    """The graph that the named partitioner plans, and that its plans are run on.
+
+    For all but ``gather`` it is the model's own ``graph``. There it has relays besides; a
+    profile of either serves both.
+    """
+    scheme = schemes().get(partitioner)
+    return graph if scheme is None else scheme.graph(graph)
 
 
 def plan_model(
@@ -57,14 +81,16 @@ def plan_model(
 ) -> Plan:
     """The best plan that the named partitioner finds for the devices of ``profile``.
 
-    ``lp`` and ``proportional`` are run on the k fastest devices for every k and on every
-    single device, so that a device that only slows things down gets no rows and the answer
-    may be not to distribute at all. ``single`` looks for the best device by itself. ``equal``
-    and ``random`` are asked for by people who want to see every rank at work: they use all of
+    Most are run on the k fastest devices for every k and on every single device, so that a
+    device that only slows things down gets no rows and the answer may be not to distribute at
+    all. ``single`` and ``layers`` look for the best devices by themselves. ``equal`` and
+    ``random`` are asked for by people who want to see every rank at work: they use all of
     them, whatever it costs.
 
     Parameters
     ----------
+    graph : what :func:`graph_for` makes of the model's graph for this partitioner.
+    needs : its row algebra.
     profile : one device for each rank of the job.
     partitioner : one of :data:`PARTITIONERS`.
     progress : told which devices are being tried.

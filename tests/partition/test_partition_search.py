@@ -22,7 +22,7 @@ from edgeflow_mpi.partition.cost import predict
 from edgeflow_mpi.partition.lp import lp
 from edgeflow_mpi.partition.plan import Plan, check_plan
 from edgeflow_mpi.partition.random import random_plan
-from edgeflow_mpi.partition.search import PARTITIONERS, device_sets, plan_model
+from edgeflow_mpi.partition.search import PARTITIONERS, device_sets, graph_for, plan_model
 from edgeflow_mpi.progress import NoProgress
 
 seeds = st.integers(0, 10**9)
@@ -52,9 +52,10 @@ def test_plans_are_valid_repeatable_and_as_good_as_they_say(
     seed: int, ranks: int, name: str
 ) -> None:
     rng = random.Random(seed)
-    graph = random_graph(rng, layers=5)
+    plain = random_graph(rng, layers=5)
+    costs = random_profile(rng, plain, ranks)
+    graph = graph_for(name, plain)
     needs = Needs(graph)
-    costs = random_profile(rng, graph, ranks)
     plan = plan_model(graph, needs, costs, name, progress=NoProgress(), seed=3)
     check_plan(graph, plan)
     assert plan.partitioner == name and plan.ranks == ranks
@@ -122,7 +123,7 @@ def test_progress_names_what_is_tried() -> None:
 
 def test_an_unknown_partitioner_is_refused_with_the_known_ones() -> None:
     graph = chain(layers=1)
-    with pytest.raises(InputError, match="no partitioner 'magic': choose one of lp, equal,"):
+    with pytest.raises(InputError, match="no partitioner 'magic': choose one of lp, exact,"):
         plan_model(graph, Needs(graph), profile(graph, [1.0]), "magic", progress=NoProgress())
 
 
@@ -188,13 +189,14 @@ def test_plans_are_the_same_under_any_hash_seed() -> None:
         "import random\n"
         "from partition_cases import random_graph, random_profile\n"
         "from edgeflow_mpi.graph.needs import Needs\n"
-        "from edgeflow_mpi.partition.search import PARTITIONERS, plan_model\n"
+        "from edgeflow_mpi.partition.search import PARTITIONERS, graph_for, plan_model\n"
         "from edgeflow_mpi.progress import NoProgress\n"
         "rng = random.Random(11)\n"
         "graph = random_graph(rng, rows=14, layers=9)\n"
         "costs = random_profile(rng, graph, 3)\n"
         "for name in PARTITIONERS:\n"
-        "    plan = plan_model(graph, Needs(graph), costs, name, progress=NoProgress())\n"
+        "    case = graph_for(name, graph)\n"
+        "    plan = plan_model(case, Needs(case), costs, name, progress=NoProgress())\n"
         "    print(plan.layers, plan.order, plan.predicted_s, sorted(plan.boundary_first))\n"
     )
     here = Path(__file__).parent
