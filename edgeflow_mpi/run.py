@@ -151,7 +151,9 @@ def _traced(comm: Any, error: StallError, options: Options) -> str:
 
 def _print(sentence: str) -> None:
     start = "\r\x1b[K" if sys.stderr.isatty() else ""  # over an unfinished line of progress
-    print(f"{start}edgeflow_mpi: {sentence}", file=sys.stderr, flush=True)
+    # In one piece, or mpirun puts its own banner before the end of the line.
+    sys.stderr.write(f"{start}edgeflow_mpi: {sentence}\n")
+    sys.stderr.flush()
 
 
 def _bug(error: Exception) -> str:

@@ -18,7 +18,8 @@ class Context:
     """This rank's view of the job.
 
     ``comm`` is the job's communicator (mpi4py's; not imported here). ``progress`` speaks on
-    rank 0 only. ``timings_s`` collects the duration of the set-up stages.
+    rank 0 only. ``timings_s`` collects the duration of the set-up stages, ``notes`` sentences
+    that the result must not be read without.
     """
 
     options: Options
@@ -28,6 +29,7 @@ class Context:
     mpi_library: str
     tag_limit: int
     timings_s: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def rank(self) -> int:
@@ -41,6 +43,11 @@ class Context:
     def first(self) -> bool:
         """Whether this is rank 0, which has the model, the inputs and the plan."""
         return self.rank == 0
+
+    def warn(self, sentence: str) -> None:
+        """Say it now, and again beside the result."""
+        self.progress.say(f"warning: {sentence}")
+        self.notes.append(sentence)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from edgeflow_mpi.cluster.agree import agreed, broadcast
 from edgeflow_mpi.cluster.profile import Profile
+from edgeflow_mpi.errors import EdgeflowError
 from edgeflow_mpi.job.check import verify_answers, verify_layers, with_layers
 from edgeflow_mpi.job.context import Context
 from edgeflow_mpi.job.serve import (
@@ -24,6 +25,7 @@ from edgeflow_mpi.job.serve import (
 )
 from edgeflow_mpi.job.setup import (
     Task,
+    check_files,
     check_ranks_agree,
     load_task,
     make_profile,
@@ -48,6 +50,18 @@ from edgeflow_mpi.units.tables import UnitTables
 Tensor = torch.Tensor
 
 
+_NO_DEVICE = "the whole model fits into the memory of no single device"
+
+
+@dataclass(frozen=True)
+class _Served:
+    """The timed requests: through the plan, and on the best single device if there is one."""
+
+    ours: Measured
+    stats: RankStats
+    single: SingleDevice | None
+
+
 @dataclass(frozen=True)
 class _Baseline:
     """The whole model on ``rank``, ready to run beside the plan."""
@@ -64,36 +78,63 @@ def run_job(context: Context, open_transport: OpenTransport) -> int:
     RuntimeFailure
         On the rank that failed while requests were under way: the job must be aborted.
     EdgeflowError
-        Anything else, the same on all ranks.
+        Anything else, the same on all ranks; also, after the report, where the verification
+        found a difference.
     """
     torch.set_grad_enabled(False)
     options = context.options
     hosts = check_ranks_agree(context)
+    saved = check_files(context)
     task = load_task(context)
-    wants_profile = options.plan is None or options.baseline
+    wants_profile = (
+        options.plan is None
+        or options.baseline
+        or options.profile is not None
+        or options.save_profile is not None
+    )
     profile = make_profile(context, task) if wants_profile else None
-    tables = make_tables(context, task, profile)
+    tables = make_tables(context, task, profile, saved)
     weights = hand_out_weights(context, task, tables, None, {})
-    session = open_session(context, task, tables, weights, open_transport)
-    baseline = _open_baseline(context, task, profile, tables, weights, open_transport)
+    served = _serve(context, task, profile, tables, weights, hosts[context.rank], open_transport)
+    per_rank = context.comm.gather(served.stats, root=0)
+    verification = _verify(context, task, tables, weights, served.ours, open_transport)
+    with agreed(context.comm, "reporting the result"):
+        if context.first:
+            report = make_report(
+                context, task, tables, served.ours, per_rank, served.single, verification
+            )
+            _present(context, task, served.ours, report)
+    return 0
+
+
+def _serve(
+    context: Context,
+    task: Task,
+    profile: Profile | None,
+    tables: UnitTables,
+    weights: Mapping[str, Tensor],
+    host: str,
+    open_transport: OpenTransport,
+) -> _Served:
+    """Answer the requests; collective. The sessions' memory is free again afterwards."""
+    options = context.options
+    session = open_session(
+        context, task, tables, weights, open_transport, plant_fault=options.plant_fault
+    )
     contenders = [Contender(session)]
+    baseline = _open_baseline(context, task, profile, tables, weights, open_transport)
     if baseline is not None:
         contenders.append(Contender(baseline.session, alone=baseline.rank))
-    context.progress.say("requests")
-    ours, *theirs = measure(context, task, contenders)
-    mine = rank_stats(context, task.graph, tables, ours, hosts[context.rank])
-    per_rank = context.comm.gather(mine, root=0)
-    verification = _verify(context, task, tables, weights, ours, open_transport)
-    status = 0
-    with agreed(context.comm):
-        if context.first:
-            single = None
-            if baseline is not None:
-                alone_ms = Latency(_ms(theirs[0].latencies_s)).median_ms
-                single = SingleDevice(alone_ms, baseline.rank)
-            report = make_report(context, task, tables, ours, per_rank, single, verification)
-            status = _present(context, task, ours, report)
-    return int(context.comm.bcast(status, root=0))
+    count = max(options.repeat, len(task.requests))
+    beside = "" if baseline is None else ", and as many on the best single device"
+    with context.progress.step(f"{count} timed request{'s' * (count != 1)}{beside}"):
+        ours, *theirs = measure(context, task, contenders)
+    for contender in contenders:
+        contender.session.close()
+    single = None
+    if baseline is not None and context.first:
+        single = SingleDevice(Latency(_ms(theirs[0].latencies_s)).median_ms, baseline.rank)
+    return _Served(ours, rank_stats(context, task.graph, tables, ours, host), single)
 
 
 def _ms(seconds: tuple[float, ...]) -> tuple[float, ...]:
@@ -111,6 +152,8 @@ def _open_baseline(
     """The best single device's session, or None if it is not wanted or fits nowhere."""
     if not context.options.baseline:
         return None
+    # A context of its own: its stages must not count as those of the plan.
+    context = replace(context, timings_s={})
 
     def make() -> tuple[UnitTables, int] | None:
         assert profile is not None
@@ -120,9 +163,9 @@ def _open_baseline(
         rank = single_rank(task.graph, alone)
         return (alone, rank) if fits(task.graph, profile.devices[rank].memory_bytes) else None
 
-    found = broadcast(context.comm, make)
+    found = broadcast(context.comm, make, "planning for the best single device")
     if found is None:
-        context.progress.say("  the whole model fits on no single device: no baseline")
+        context.progress.say(f"  no baseline: {_NO_DEVICE}")
         return None
     alone, rank = found
     theirs = hand_out_weights(context, task, alone, tables, weights)
@@ -142,12 +185,15 @@ def _verify(
     if not (options.verify or options.verify_layers):
         return None
     verification: Verification | None = None
-    with agreed(context.comm):
+    with agreed(context.comm, "computing the undivided model"):
         if context.first:
             with context.progress.step("the undivided model in plain torch, float64"):
-                verification = verify_answers(context, task, ours.answers)
+                verification = verify_answers(context, task, ours)
     if options.verify_layers:
-        keeping = open_session(context, task, tables, weights, open_transport, keep=True)
+        keeping = open_session(
+            context, task, tables, weights, open_transport,
+            plant_fault=options.plant_fault, keep=True,
+        )  # fmt: skip
         with context.progress.step("every layer in plain torch, float64"):
             comparison = verify_layers(context, task, keeping)
         keeping.close()
@@ -190,19 +236,39 @@ def make_report(
         versions=versions(context),
         warmup=context.options.warmup,
         repeat=context.options.repeat,
+        notes=tuple(context.notes),
+        single_device_note=_NO_DEVICE if context.options.baseline else "",
     )
 
 
-def _present(context: Context, task: Task, ours: Measured, report: RunReport) -> int:
-    """Rank 0: print and write what was asked for; 1 if the verification failed."""
+def _present(context: Context, task: Task, ours: Measured, report: RunReport) -> None:
+    """Rank 0: print and write what was asked for, then raise if the verification failed."""
     options = context.options
     assert task.model is not None
+    # The answer first: a full disk must not cost it.
+    print(describe_answers(task.model, task.requests, ours.answers))
+    print()
+    print(summary(report), flush=True)
     if options.output is not None:
         save_outputs(options.output, task.graph.output_names, ours.answers)
     if options.json is not None:
         write_json(report, options.json)
-    print(describe_answers(task.model, task.requests, ours.answers))
-    print()
-    print(summary(report), flush=True)
-    verification = report.verification
-    return 0 if verification is None or verification.passed else 1
+    if report.verification is not None and not report.verification.passed:
+        raise EdgeflowError(_difference(report.verification))
+
+
+def _difference(verification: Verification) -> str:
+    """What the verification found, in one sentence."""
+    found = verification.worst
+    text = "the answer differs from that of the undivided model in plain torch: "
+    if found.fault is not None:
+        text += f"{found.name}: {found.fault}"
+    elif found.passed:
+        text = "the answer is right, but not all layers on the way to it"
+    else:
+        text += (
+            f"{found.name} is off by {found.rel_err:.1e} of its largest value, "
+            f"{found.tolerance:.1e} is allowed"
+        )
+    layer = verification.first_bad_layer
+    return text if layer is None else f"{text}; the first layer that differs is {layer}"
