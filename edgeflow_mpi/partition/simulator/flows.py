@@ -126,6 +126,7 @@ def add_flow(
     u = producer * n + origin
     work.producer[f] = producer
     work.consumer[f] = consumer
+    work.taken[f] = 0
     work.origin[f] = origin
     work.dest[f] = dest
     work.row_start[f] = a
@@ -211,10 +212,10 @@ def count_waits(problem: Problem, work: Scratch, layer: int, i: int, q: int) -> 
         while f != NOBODY:
             if work.row_start[f] < high and low < work.row_stop[f]:
                 count += 1
-                if cpu and work.consumer[f] == layer:
-                    takes += 1
+                if cpu and work.consumer[f] == layer and work.taken[f] == 0:
                     # The first piece that reads a message takes it in.
-                    work.consumer[f] = NOBODY
+                    takes += 1
+                    work.taken[f] = 1
             f = work.got_next[f]
     work.waiting[q] = count
     work.takes[q] = takes

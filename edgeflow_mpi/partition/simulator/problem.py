@@ -23,7 +23,8 @@ class Problem(NamedTuple):
     of the source. It is read by ``reader[k]`` over edge ``reader_edge[k]``, k from
     ``out_at[l]`` to ``out_at[l + 1]``. A message of r rows of it has ``message_bytes[l] +
     r * row_bytes[l]`` bytes. ``summand``, ``divides`` (whether boundary rows may be computed
-    first) and ``answer`` are 0 or 1. ``fixed_s[l * n + i]`` and ``row_s`` are costs on rank i,
+    first), ``undivided`` (whether it is computed in full or not at all), ``pinned``, ``splits``
+    and ``answer`` are 0 or 1. ``fixed_s[l * n + i]`` and ``row_s`` are costs on rank i,
     ``latency_s[i * n + j]`` and ``bandwidth`` the link from i to j.
     """
 
@@ -33,6 +34,9 @@ class Problem(NamedTuple):
     rows: Ints
     summand: Ints
     divides: Ints
+    undivided: Ints
+    pinned: Ints
+    splits: Ints
     answer: Ints
     message_bytes: Floats
     row_bytes: Floats
@@ -90,6 +94,9 @@ def compile_problem(graph: Graph, needs: Needs, profile: Profile) -> Problem:
         rows=ints(layer.rows for layer in graph.layers),
         summand=ints(layer.combine is not None for layer in graph.layers),
         divides=ints(layer.splits and layer.combine is None for layer in graph.layers),
+        undivided=ints(not layer.divisible for layer in graph.layers),
+        pinned=ints(layer.pinned for layer in graph.layers),
+        splits=ints(layer.splits for layer in graph.layers),
         answer=ints(layer.kind == "output" for layer in graph.layers),
         message_bytes=floats(
             transfer_bytes(layer, Span(0, 1)) if layer.combine else 0 for layer in graph.layers

@@ -59,6 +59,7 @@ class Scratch(NamedTuple):
     got: Ints
     producer: Ints
     consumer: Ints
+    taken: Ints
     origin: Ints
     dest: Ints
     row_start: Ints
@@ -103,7 +104,7 @@ def new_scratch(problem: Problem, flows: int) -> Scratch:
     n, units = problem.ranks, problem.layers * problem.ranks
     sizes = {
         "pieces": units, "head": units, "tail": units, "sent": units, "sent_last": units,
-        "got": units, "producer": flows, "consumer": flows, "origin": flows, "dest": flows,
+        "got": units, "producer": flows, "consumer": flows, "taken": flows, "origin": flows, "dest": flows,
         "row_start": flows, "row_stop": flows, "sent_next": flows, "got_next": flows,
         "busy_s": flows, "left_s": flows, "there_s": flows, "leave_cause": flows,
         "arrive_cause": flows,
