@@ -32,7 +32,7 @@ _OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 _PATH = re.compile(rf"(?<![\w./~-])(?:\./)?((?:{_FOLDERS})/[\w./-]*\w)")
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
-_EXCERPT = re.compile(r"`([\w./]+\.py)`[^`]*:\n\n```python\n(.*?)```", re.DOTALL)
+_EXCERPT = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def page_ids(path: Path) -> str:
@@ -122,11 +122,14 @@ def test_options_of_the_readme_table_are_those_of_the_job() -> None:
 
 
 def test_code_in_the_guide_is_code_of_the_tree() -> None:
+    """Each excerpt is found in the file that was named last before it."""
     guide = (ROOT / "docs" / "adding-an-operator.md").read_text()
-    excerpts = _EXCERPT.findall(guide)
+    excerpts = list(_EXCERPT.finditer(guide))
     assert len(excerpts) == guide.count("```python") > 2
-    for name, code in excerpts:
-        assert code in (ROOT / name).read_text(), f"{name} no longer has:\n{code}"
+    for excerpt in excerpts:
+        *_, name = re.findall(r"`([\w./]+\.py)`", guide[: excerpt.start()])
+        code = excerpt[1]
+        assert code in (ROOT / name).read_text(), f"{name} does not have:\n{code}"
 
 
 @pytest.mark.parametrize(
