@@ -40,6 +40,8 @@ def assign_axes(graph: DraftGraph) -> None:
             call = graph.call(draft, 0)
             rule = rule_for(call.step.target)
             own = rule.axis(call) if rule is not None and call.operands else None
+            if own is None and axis is not None and rule is not None and rule.gains(call, axis):
+                own = axis
             _set(draft, own if own is not None else axis)
             # What has no axis is one row; what has one that is not its rule's is whole.
             draft.divisible = own is not None or draft.out.axis is None

@@ -17,6 +17,7 @@ from torch.export.graph_signature import InputKind, OutputKind
 from edgeflow_mpi.errors import ModelError
 from edgeflow_mpi.graph.axes import assign_axes
 from edgeflow_mpi.graph.draft import Draft, DraftGraph, freeze, spec_of
+from edgeflow_mpi.graph.expand import expansion
 from edgeflow_mpi.graph.fuse import fuse
 from edgeflow_mpi.graph.types import (
     DTYPE_BYTES,
@@ -37,7 +38,13 @@ _SAME_VALUE = {
     "aten.lift_fresh_copy.default",
     "aten.dropout.default",
     "aten.feature_dropout.default",
+    "aten.alpha_dropout.default",
+    "aten.feature_alpha_dropout.default",
 }
+_CONVERSIONS = ("aten._to_copy.", "aten.to.", "aten.type_as.")
+_LIKE = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full")
+_SPLITS = ("split", "split_with_sizes", "chunk", "unsafe_split", "unsafe_split_with_sizes",
+           "unsafe_chunk", "tensor_split")  # fmt: skip
 _LAYOUT_FREE = {"aten.view.default", "aten._unsafe_view.default"}
 
 
@@ -55,7 +62,14 @@ class _Several:
     node: torch.fx.Node
 
 
-_Value = _Tensor | Weight | _Several | None | int | float | bool | str
+@dataclass(frozen=True)
+class _Expanded:
+    """The results of an operator that was written out in others."""
+
+    values: tuple[_Value, ...]
+
+
+_Value = _Tensor | Weight | _Several | _Expanded | None | int | float | bool | str
 
 
 def capture(
@@ -96,6 +110,7 @@ class _Lowering:
         self._program = program
         self._graph = DraftGraph()
         self._values: dict[torch.fx.Node, _Value] = {}
+        self._names: dict[torch.fx.Node, str] = {}
 
     def run(self) -> DraftGraph:
         signature = self._program.graph_signature
@@ -153,7 +168,13 @@ class _Lowering:
             value = self._values[source]
             if isinstance(value, _Several):
                 return self._layer(node, value.node, index)
+            if isinstance(value, _Expanded):
+                return value.values[index]
             raise ModelError(f"the exported program indexes {source.name}, which is one tensor")
+        if any(isinstance(self._values.get(n), _Tensor) for n in node.all_input_nodes):
+            other = expansion(node)
+            if other is not None:
+                return self._expanded(node, other)
         result = node.meta.get("val")
         if isinstance(result, tuple | list):
             return _Several(node)
@@ -163,21 +184,44 @@ class _Lowering:
             raise ModelError(f"operator {node.target} depends on the request's values or shape")
         return self._layer(node, node, None)
 
+    def _expanded(self, node: torch.fx.Node, other: torch.fx.Graph) -> _Value:
+        """The value of ``node`` from the graph of the operators that it stands for."""
+        given = iter(node.all_input_nodes)
+        output = other.output_node().args[0]
+        for inner in other.nodes:
+            if inner.op == "placeholder":
+                self._values[inner] = self._values[next(given)]
+            elif inner.op == "call_function":
+                last = inner is output
+                self._names[inner] = self._name(node) if last else f"{self._name(node)}.{inner}"
+                self._values[inner] = self._call(inner)
+        if isinstance(output, torch.fx.Node):
+            return self._values[output]
+        assert isinstance(output, Sequence)
+        return _Expanded(tuple(self._values[n] for n in output if isinstance(n, torch.fx.Node)))
+
+    def _name(self, node: torch.fx.Node) -> str:
+        return self._names.get(node, node.name)
+
     def _layer(self, node: torch.fx.Node, call: torch.fx.Node, select: int | None) -> _Value:
         """The value of ``node``: result ``select`` of ``call``, as a layer or a constant."""
         inputs: list[str] = []
         target, bound = self._bind(call, inputs)
-        if not inputs:
-            return self._fold(node, call, select)
+        _refuse_chance(call, dict(bound))
         spec = _spec(node, node.meta["val"])
-        same = target in _SAME_VALUE
-        if target == "aten._to_copy.default" and len(inputs) == 1:
-            same = self._graph.drafts[inputs[0]].out.dtype == spec.dtype
-        if same and self._graph.drafts[inputs[0]].out.shape == spec.shape:
+        if not inputs or target.removeprefix("aten.").split(".")[0] in _LIKE:
+            return self._fold(node, call, select)
+        source = self._graph.drafts[inputs[0]].out
+        if target in _SAME_VALUE and source.shape == spec.shape:
+            return _Tensor(inputs[0])
+        if target.startswith(_CONVERSIONS) and source == spec:
             return _Tensor(inputs[0])
         step = Step(target, bound, spec, select)
-        self._add(Draft(node.name, "compute", inputs, [step], spec, spec.rows, True))
-        return _Tensor(node.name)
+        if select is not None:
+            step = _as_slice(step, [result.shape for result in call.meta["val"]])
+        name = self._name(node)
+        self._add(Draft(name, "compute", inputs, [step], spec, spec.rows, True))
+        return _Tensor(name)
 
     def _bind(
         self, node: torch.fx.Node, inputs: list[str]
@@ -214,7 +258,7 @@ class _Lowering:
                     if known.layer not in inputs:
                         inputs.append(known.layer)
                     return In(inputs.index(known.layer))
-                if isinstance(known, _Several):
+                if isinstance(known, _Several | _Expanded):
                     raise ModelError(f"{value.name} is used as one tensor but is several")
                 return known
             case list() | tuple():
@@ -236,20 +280,22 @@ class _Lowering:
                 )
 
     def _fold(self, node: torch.fx.Node, call: torch.fx.Node, select: int | None) -> Weight:
-        """Compute what depends on weights alone."""
+        """Compute what does not depend on the request's values."""
         function: Any = call.target
-        if torch.Tag.nondeterministic_seeded in function.tags:
-            raise ModelError(f"operator {function} is random: its answer cannot be reproduced")
 
-        def concrete(value: Any) -> Any:
+        def concrete(value: torch.fx.Node) -> Any:
             known = self._values[value]
+            if isinstance(known, _Tensor):  # only its shape and type matter
+                like = value.meta["val"]
+                return torch.empty(like.shape, dtype=like.dtype)
             return self._graph.weights[known.name] if isinstance(known, Weight) else known
 
         args, kwargs = torch.fx.node.map_arg((call.args, call.kwargs), concrete)
         with torch.no_grad():
             result = function(*args, **kwargs)
-        self._graph.weights[node.name] = (result if select is None else result[select]).clone()
-        return Weight(node.name)
+        name = self._name(node)
+        self._graph.weights[name] = (result if select is None else result[select]).clone()
+        return Weight(name)
 
     def _outputs(self, node: torch.fx.Node) -> None:
         (results,) = node.args
@@ -285,3 +331,33 @@ def _spec(node: torch.fx.Node, value: torch.Tensor) -> TensorSpec:
     if spec.dtype not in DTYPE_BYTES:
         raise ModelError(f"{node.name} has element type {spec.dtype}, which cannot be divided")
     return spec
+
+
+def _refuse_chance(call: torch.fx.Node, args: Mapping[str, Arg]) -> None:
+    """Raise ModelError for an operator whose answer is random as it is called here."""
+    function: Any = call.target
+    if torch.Tag.nondeterministic_seeded not in function.tags:
+        return
+    switches = [args[name] for name in ("train", "training", "dropout_p") if name in args]
+    if not switches or any(switches):
+        raise ModelError(
+            f"operator {function} ({call.name}) is random, so its answer cannot be reproduced: "
+            "export the model in eval mode and without noise"
+        )
+
+
+def _as_slice(step: Step, shapes: Sequence[Sequence[int]]) -> Step:
+    """A piece of a split tensor as a slice of it, so that it moves no more than itself.
+
+    ``shapes`` are those of all pieces.
+    """
+    _, name, _ = step.target.split(".")
+    if name not in _SPLITS or step.select is None:
+        return step
+    args = dict(step.args)
+    dim = args["dim"]
+    assert isinstance(dim, int)
+    start = sum(shape[dim] for shape in shapes[: step.select])
+    stop = start + shapes[step.select][dim]
+    bound = (("self", args["self"]), ("dim", dim), ("start", start), ("end", stop), ("step", 1))
+    return Step("aten.slice.Tensor", bound, step.out)

@@ -1,4 +1,4 @@
-"""Graph rewrites: fold batch norm, sum globally in parts, fuse cheap operators.
+"""Graph rewrites: fold batch norm, fuse cheap operators; between them, sum in parts.
 
 Each pass keeps every draft's value, and a fused layer keeps the name of the operator it
 ends with, so values can be compared with the plain program by name.
@@ -6,14 +6,12 @@ ends with, so values can be compared with the plain program by name.
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from edgeflow_mpi.graph.draft import Draft, DraftGraph, renumber
 from edgeflow_mpi.graph.rules import rule_for
-from edgeflow_mpi.graph.rules.pointwise import Reduction
-from edgeflow_mpi.graph.types import Arg, In, Step, TensorSpec, Var, Weight
+from edgeflow_mpi.graph.summands import sum_in_parts
+from edgeflow_mpi.graph.types import Arg, In, Step, Var, Weight
 
 _CONVOLUTIONS = tuple(f"aten.conv{n}d.{kind}" for n in (1, 2, 3) for kind in ("default", "padding"))
 _NORMS = ("aten._native_batch_norm_legit_no_training.default", "aten.batch_norm.default")
@@ -24,7 +22,7 @@ def fuse(graph: DraftGraph) -> None:
     """Run every pass once, in order."""
     _drop_dead(graph)
     _fold_batch_norm(graph)
-    _sum_in_parts(graph)
+    sum_in_parts(graph)
     _fuse_followers(graph)
 
 
@@ -45,6 +43,8 @@ def _fold_batch_norm(graph: DraftGraph) -> None:
             continue
         if norm.steps[0].select not in (None, 0) or len(norm.inputs) != 1:
             continue
+        if dict(norm.steps[0].args).get("training"):
+            continue  # its statistics are those of the request
         conv = graph.drafts[norm.inputs[0]]
         if (
             len(conv.steps) == 1
@@ -85,79 +85,6 @@ def _replace_with_folded(graph: DraftGraph, conv: Draft, norm: Draft) -> None:
         for key, draft in graph.drafts.items()
         if key != conv.name
     }
-
-
-def _sum_in_parts(graph: DraftGraph) -> None:
-    """A reduction over the split axis becomes summands per rank and a small combination.
-
-    So a squeeze-and-excitation block, or a classifier's pooling, never gathers a map: every
-    rank reduces the rows it owns, and what travels is one value per channel.
-    """
-    drafts: dict[str, Draft] = {}
-    for name, draft in graph.drafts.items():
-        split = _reduction(graph, draft)
-        if split is not None:
-            reduce_step, finish_args = split
-            part = f"{name}_part"
-            source = graph.drafts[draft.inputs[0]].out
-            combine = "max" if reduce_step.target == "aten.amax.default" else "sum"
-            drafts[part] = Draft(
-                part,
-                "compute",
-                draft.inputs,
-                [reduce_step],
-                reduce_step.out,
-                source.rows,
-                True,
-                "max" if combine == "max" else "sum",
-            )
-            finish = Step(finish_args[0], finish_args[1], draft.out)
-            draft = Draft(name, "compute", [part], [finish], draft.out, draft.rows, True)
-        drafts[name] = draft
-    graph.drafts = drafts
-
-
-def _reduction(
-    graph: DraftGraph, draft: Draft
-) -> tuple[Step, tuple[str, tuple[tuple[str, Arg], ...]]] | None:
-    """(step that makes a summand, operator and arguments that finish the combination)."""
-    if len(draft.steps) != 1 or len(draft.inputs) != 1 or draft.steps[0].refs != (In(0),):
-        return None
-    call = graph.call(draft, 0)
-    source, target = call.operands[0], call.step.target
-    if source.axis is None or source.rows < 2 or source.dtype != call.out.dtype:
-        return None
-    keepdim, mean, maximum = True, True, False
-    if target in ("aten.adaptive_avg_pool2d.default", "aten._adaptive_avg_pool2d.default"):
-        if set(call.out.shape[2:]) != {1} or len(source.shape) != 4:
-            return None
-        dims: tuple[int, ...] = (2, 3)
-    elif target == "aten.adaptive_max_pool2d.default" and call.step.select == 0:
-        if set(call.out.shape[2:]) != {1} or len(source.shape) != 4:
-            return None
-        dims, mean, maximum = (2, 3), False, True
-    elif target in ("aten.mean.dim", "aten.sum.dim_IntList", "aten.amax.default"):
-        rule = rule_for(target)
-        assert isinstance(rule, Reduction)
-        dims = tuple(sorted(rule.reduced(call)))
-        if source.axis not in dims:
-            return None
-        keepdim = bool(call.args["keepdim"])
-        mean, maximum = target == "aten.mean.dim", target == "aten.amax.default"
-    else:
-        return None
-    shape = tuple(
-        1 if i in dims else size for i, size in enumerate(source.shape) if keepdim or i not in dims
-    )
-    if shape != call.out.shape:
-        return None
-    spec = TensorSpec(shape, source.dtype, None)
-    args: tuple[tuple[str, Arg], ...] = (("self", In(0)), ("dim", dims), ("keepdim", keepdim))
-    if maximum:
-        return Step("aten.amax.default", args, spec), ("aten.alias.default", (("self", In(0)),))
-    step = Step("aten.sum.dim_IntList", (*args, ("dtype", None)), spec)
-    count = math.prod(source.shape[i] for i in dims) if mean else 1
-    return step, ("aten.mul.Scalar", (("self", In(0)), ("other", 1.0 / count)))
 
 
 def _fuse_followers(graph: DraftGraph) -> None:

@@ -77,6 +77,14 @@ class Rule(ABC):
     def axis(self, call: Call) -> int | None:
         """Split axis of the result, or None where this very call cannot be done by rows."""
 
+    def gains(self, call: Call, axis: int) -> bool:
+        """Whether dimension ``axis`` of the result may be divided though no operand is.
+
+        True where the result gains those rows by broadcasting; the operands are then needed
+        whole.
+        """
+        return False
+
     @abstractmethod
     def needs(self, call: Call, rows: Span) -> tuple[Span, ...]:
         """Rows of each operand that the non-empty result span ``rows`` needs.

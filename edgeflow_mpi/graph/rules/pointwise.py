@@ -135,6 +135,22 @@ class Aligned(Rule):
         return invoke(call, weights)
 
 
+class Pick(Aligned):
+    """``x[:, index]`` with a constant list of places along another dimension than the axis."""
+
+    def axis(self, call: Call) -> int | None:
+        indices = call.args["indices"]
+        assert isinstance(indices, tuple)
+        used = [dim for dim, index in enumerate(indices) if index is not None]
+        if len(used) != 1 or call.operands[0].axis in used or len(call.step.weights) != 1:
+            return None
+        index = call.weights[call.step.weights[0]]
+        return super().axis(call) if len(index.shape) == 1 and index.dtype != "bool" else None
+
+    def _used(self, call: Call) -> set[int]:
+        return set()
+
+
 class LayerNorm(Aligned):
     """Normalises over the last dimensions; the split axis must not be one of them."""
 
@@ -154,7 +170,39 @@ class ChannelWise(Aligned):
     def axis(self, call: Call) -> int | None:
         if call.operands[0].axis == 1 or call.step.select not in (None, 0):
             return None
+        if call.args.get("training"):
+            return None  # it normalises with the statistics of the whole map
         return super().axis(call)
+
+
+class WholeMap(Aligned):
+    """Normalises with statistics of the whole map, so that any row needs all of it.
+
+    Capture divides it into summands and an elementwise layer; this is what is left to a map
+    of a single row. With statistics that are weights it works row by row.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(follows=False)
+
+    @staticmethod
+    def _local(call: Call) -> bool:
+        return call.args.get("use_input_stats") is False
+
+    def axis(self, call: Call) -> int | None:
+        axis = call.operands[0].axis
+        fits = axis is not None and axis >= 2 and call.step.select in (None, 0)
+        return super().axis(call) if fits else None
+
+    def needs(self, call: Call, rows: Span) -> tuple[Span, ...]:
+        return (rows if self._local(call) else Span(0, call.operands[0].rows),)
+
+    def bind(self, call: Call, rows: Span, weights: Weights) -> Compute:
+        run, axis = invoke(call, weights), call.out.axis
+        if self._local(call) or rows.rows == call.out.rows:
+            return run
+        assert axis is not None
+        return lambda tensor: run(tensor).narrow(axis, rows.start, rows.rows)
 
 
 class Linear(Aligned):
@@ -179,36 +227,53 @@ class RightMatmul(Aligned):
 
 
 class Concatenate(Rule):
-    """Concatenation along any other dimension than the split axis."""
+    """Concatenation along any other dimension than the split axis.
+
+    Constants, and operands that are not divided, are cut down to the span's rows.
+    """
 
     def __init__(self, *, new_dimension: bool = False) -> None:
         self._new = new_dimension
 
     def axis(self, call: Call) -> int | None:
-        axes = {spec.axis for spec in call.operands}
-        if len(axes) != 1 or call.step.weights:
+        axes = {spec.axis for spec in call.operands if spec.axis is not None}
+        dim = call.dim("dim", len(call.out.shape))
+        if len(axes) != 1 or (dim in axes and not self._new):
             return None
         (axis,) = axes
-        dim = call.dim("dim", len(call.out.shape))
-        if axis is None or (dim == axis and not self._new):
-            return None
         return axis + 1 if self._new and dim <= axis else axis
 
     def needs(self, call: Call, rows: Span) -> tuple[Span, ...]:
-        return (rows,) * len(call.operands)
+        return tuple(Span(0, 1) if spec.axis is None else rows for spec in call.operands)
 
     def bind(self, call: Call, rows: Span, weights: Weights) -> Compute:
         dim = call.dim("dim", len(call.out.shape))
-        arrange = torch.stack if self._new else torch.cat
-        return lambda *tensors: arrange(tensors, dim)
+        if rows.rows == call.out.rows:
+            return invoke(call, weights)
+        assert call.out.axis is not None
+        axis = call.out.axis - (1 if self._new and dim < call.out.axis else 0)
+
+        def cut(tensor: Tensor) -> Tensor:
+            return tensor.narrow(axis, rows.start, rows.rows)
+
+        run = invoke(call, {name: cut(weights[name]) for name in call.step.weights})
+        wholes = [i for i, spec in enumerate(call.operands) if spec.axis is None]
+
+        def compute(*tensors: Tensor) -> Tensor:
+            pieces = list(tensors)
+            for i in wholes:
+                pieces[i] = cut(pieces[i])
+            return run(*pieces)
+
+        return compute if wholes else run
 
 
 @dataclass(frozen=True)
 class Reduction(Rule):
-    """A mean, sum or maximum along other dimensions than the split axis.
+    """A mean, sum, maximum or the like along other dimensions than the split axis.
 
-    Where the split axis is reduced as well, capture makes a layer of summands instead
-    (:func:`edgeflow_mpi.graph.capture.summands`).
+    Where the split axis is reduced as well, capture makes a layer of summands instead where
+    it can (:mod:`edgeflow_mpi.graph.fuse`).
     """
 
     dims: str = "dim"
@@ -254,6 +319,10 @@ def pointwise_rules() -> dict[str, Rule]:
         "aten._native_batch_norm_legit_no_training.default": norm,
         "aten.batch_norm.default": norm,
         "aten.prelu.default": norm,
+        "aten.group_norm.default": WholeMap(),
+        "aten.instance_norm.default": WholeMap(),
+        "aten._native_batch_norm_legit.no_stats": WholeMap(),
+        "aten._native_batch_norm_legit.default": WholeMap(),
         "aten.layer_norm.default": LayerNorm(),
         "aten.native_layer_norm.default": LayerNorm(),
         "aten.linear.default": Linear(),
@@ -263,19 +332,27 @@ def pointwise_rules() -> dict[str, Rule]:
         "aten.log_softmax.int": Aligned("dim"),
         "aten._log_softmax.default": Aligned("dim"),
         "aten.cumsum.default": Aligned("dim"),
+        "aten.cumprod.default": Aligned("dim"),
+        "aten.topk.default": Aligned("dim"),
+        "aten.sort.default": Aligned("dim"),
+        "aten.argsort.default": Aligned("dim"),
+        "aten.index_select.default": Aligned("dim"),
+        "aten.repeat_interleave.self_int": Aligned("dim"),
+        "aten.index.Tensor": Pick(),
         "aten.glu.default": Aligned("dim"),
         "aten.roll.default": Aligned("dims"),
         "aten.flip.default": Aligned("dims"),
         "aten.channel_shuffle.default": Aligned(),
-        "aten.split.Tensor": Aligned("dim"),
-        "aten.split.sizes": Aligned("dim"),
-        "aten.split_with_sizes.default": Aligned("dim"),
-        "aten.chunk.default": Aligned("dim"),
         "aten.cat.default": Concatenate(),
         "aten.stack.default": Concatenate(new_dimension=True),
-        "aten.mean.dim": Reduction(),
-        "aten.sum.dim_IntList": Reduction(),
-        "aten.amax.default": Reduction(),
-        "aten.amin.default": Reduction(),
-        "aten.linalg_vector_norm.default": Reduction(),
+        **{f"aten.{name}": Reduction() for name in _REDUCTIONS},
     }
+
+
+_REDUCTIONS = (
+    "mean.dim", "sum.dim_IntList", "prod.dim_int", "amax.default", "amin.default", "max.dim",
+    "min.dim", "argmax.default", "argmin.default", "median.dim", "any.dim", "any.dims", "all.dim",
+    "all.dims", "logsumexp.default", "linalg_vector_norm.default", "var.dim", "var.correction",
+    "std.dim", "std.correction", "var_mean.dim", "var_mean.correction", "std_mean.dim",
+    "std_mean.correction",
+)  # fmt: skip

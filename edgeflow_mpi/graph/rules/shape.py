@@ -26,19 +26,13 @@ from edgeflow_mpi.spans import Span
 class Moves(Rule):
     """Row r of the operand becomes row r of the result, perhaps along another dimension.
 
-    ``track`` tells where the split axis goes (None: nowhere); ``resize`` tells which
-    arguments name the number of rows and must be replaced for a span.
+    ``track`` tells where the split axis goes (None: nowhere).
     """
 
     follows = True
 
-    def __init__(
-        self,
-        track: Callable[[Call, int], int | None],
-        resize: Callable[[Call, int], dict[str, object]] = lambda call, rows: {},
-    ) -> None:
+    def __init__(self, track: Callable[[Call, int], int | None]) -> None:
         self._track = track
-        self._resize = resize
 
     def axis(self, call: Call) -> int | None:
         axis = call.operands[0].axis if len(call.operands) == 1 else None
@@ -51,32 +45,101 @@ class Moves(Rule):
         return (rows,)
 
     def bind(self, call: Call, rows: Span, weights: Weights) -> Compute:
-        return invoke(call, weights, **self._resize(call, rows.rows))
+        return invoke(call, weights)
 
 
-def _view(call: Call, axis: int) -> int | None:
-    """The dimension of the new shape that is exactly the old split axis, if any."""
-    old, new = call.operands[0].shape, call.out.shape
-    before = math.prod(old[:axis])
-    for dim, size in enumerate(new):
-        if size == old[axis] and math.prod(new[:dim]) == before:
-            return dim
-    return None
+class View(Rule):
+    """Reshaping. The rows may stay, be cut into blocks, or be joined with what is inside them.
 
+    Row r of the result is rows ``[f r, f (r + 1))`` of the operand where they are cut into
+    blocks of f, and part of row ``r // f`` where each becomes f rows.
+    """
 
-def _view_shape(name: str) -> Callable[[Call, int], dict[str, object]]:
-    return lambda call, rows: {name: shape_args(call.out.shape, call.out.axis, rows)}
+    follows = True
 
+    def axis(self, call: Call) -> int | None:
+        place = self._place(call)
+        return None if place is None else place[0]
 
-class View(Moves):
-    """Reshaping that leaves the split axis whole. Pieces may be laid out in any order."""
+    @staticmethod
+    def _place(call: Call) -> tuple[int, int, int] | None:
+        """(the dimension of the rows, operand rows in a block, result rows in an operand row)."""
+        if len(call.operands) != 1 or call.operands[0].axis is None or 0 in call.out.shape:
+            return None
+        old, new, axis = call.operands[0].shape, call.out.shape, call.operands[0].axis
+        inside = {math.prod(old[axis + 1 : end]) for end in range(axis + 1, len(old) + 1)}
+        before = math.prod(old[:axis])
+        candidates = [dim for dim in range(len(new)) if math.prod(new[:dim]) == before]
+        for dim in candidates:
+            if new[dim] == old[axis]:
+                return dim, 1, 1
+        for dim in candidates:
+            joined = {math.prod(new[dim:end]) for end in range(dim + 1, len(new) + 1)}
+            if new[dim] > 1 and old[axis] in joined:
+                return dim, old[axis] // new[dim], 1
+            if new[dim] % old[axis] == 0 and new[dim] // old[axis] in inside:
+                return dim, 1, new[dim] // old[axis]
+        return None
 
-    def __init__(self) -> None:
-        super().__init__(_view)
+    def _factors(self, call: Call) -> tuple[int, int]:
+        place = self._place(call)
+        return (1, 1) if place is None else place[1:]
+
+    def needs(self, call: Call, rows: Span) -> tuple[Span, ...]:
+        block, parts = self._factors(call)
+        return (Span(rows.start * block // parts, -(-rows.stop * block // parts)),)
 
     def bind(self, call: Call, rows: Span, weights: Weights) -> Compute:
-        shape = shape_args(call.out.shape, call.out.axis, rows.rows)
-        return lambda tensor: tensor.reshape(shape)
+        axis, (block, parts) = call.out.axis, self._factors(call)
+        (need,) = self.needs(call, rows)
+        shape = shape_args(call.out.shape, axis, need.rows * parts // block)
+        first = rows.start - need.start * parts
+        if parts == 1:
+            return lambda tensor: tensor.reshape(shape)
+        assert axis is not None
+        return lambda tensor: tensor.reshape(shape).narrow(axis, first, rows.rows)
+
+
+class Broadcast(Rule):
+    """``expand`` and ``repeat``: rows stay as they are, or are copies of a single one.
+
+    ``sizes`` names the argument with the extents or counts; ``counts`` tells which it is.
+    """
+
+    follows = True
+
+    def __init__(self, sizes: str, *, counts: bool) -> None:
+        self._sizes = sizes
+        self._counts = counts
+
+    def axis(self, call: Call) -> int | None:
+        spec = call.operands[0]
+        if spec.axis is None or len(call.operands) != 1:
+            return None
+        axis = spec.axis + len(call.out.shape) - len(spec.shape)
+        return axis if call.out.shape[axis] == spec.rows or spec.rows == 1 else None
+
+    def gains(self, call: Call, axis: int) -> bool:
+        spec = call.operands[0]
+        place = axis - (len(call.out.shape) - len(spec.shape))
+        return len(call.operands) == 1 and (place < 0 or spec.shape[place] == 1)
+
+    @staticmethod
+    def _copies(call: Call) -> bool:
+        return call.operands[0].rows == 1
+
+    def needs(self, call: Call, rows: Span) -> tuple[Span, ...]:
+        return (Span(0, 1) if self._copies(call) else rows,)
+
+    def bind(self, call: Call, rows: Span, weights: Weights) -> Compute:
+        axis = call.out.axis
+        assert axis is not None
+        sizes: Sequence[int] = call.out.shape
+        if self._counts:
+            sizes = call.ints(self._sizes, len(call.out.shape))
+        if self._copies(call) or not self._counts:
+            sizes = shape_args(sizes, axis, rows.rows)
+        return invoke(call, weights, **{self._sizes: list(sizes)})
 
 
 def _dims(call: Call, name: str) -> list[int]:
@@ -95,11 +158,6 @@ def _transpose(call: Call, axis: int) -> int:
     return {first: second, second: first}.get(axis, axis)
 
 
-def _squeeze(call: Call, axis: int) -> int | None:
-    removed = {dim for dim in _dims(call, "dim") if call.operands[0].shape[dim] == 1}
-    return None if axis in removed else axis - sum(1 for dim in removed if dim < axis)
-
-
 def _unsqueeze(call: Call, axis: int) -> int:
     dim = call.dim("dim", len(call.out.shape))
     return axis + 1 if dim <= axis else axis
@@ -110,15 +168,29 @@ def _select(call: Call, axis: int) -> int | None:
     return None if dim == axis else axis - (1 if dim < axis else 0)
 
 
-def _expand(call: Call, axis: int) -> int:
-    return axis + len(call.out.shape) - len(call.operands[0].shape)
+class Squeeze(Rule):
+    """Removes dimensions of extent 1; a span of one row must not lose its rows."""
 
+    follows = True
 
-def _repeat(call: Call, axis: int) -> int | None:
-    moved = _expand(call, axis)
-    repeats = call.args["repeats"]
-    assert isinstance(repeats, tuple)
-    return moved if repeats[moved] == 1 else None
+    @staticmethod
+    def _removed(call: Call) -> tuple[int, ...]:
+        shape = call.operands[0].shape
+        named = _dims(call, "dim") if "dim" in call.args else range(len(shape))
+        return tuple(dim for dim in named if shape[dim] == 1)
+
+    def axis(self, call: Call) -> int | None:
+        axis, removed = call.operands[0].axis, self._removed(call)
+        if axis is None or axis in removed:
+            return None
+        return axis - sum(1 for dim in removed if dim < axis)
+
+    def needs(self, call: Call, rows: Span) -> tuple[Span, ...]:
+        return (rows,)
+
+    def bind(self, call: Call, rows: Span, weights: Weights) -> Compute:
+        removed = self._removed(call)
+        return lambda tensor: tensor.squeeze(removed)
 
 
 class Slice(Rule):
@@ -276,20 +348,20 @@ class Pad(Rule):
 
 def shape_rules() -> dict[str, Rule]:
     """Operator name -> rule."""
-    squeeze = Moves(_squeeze)
     return {
         "aten.reshape.default": View(),
         "aten.flatten.using_ints": View(),
         "aten.unflatten.int": View(),
         "aten.permute.default": Moves(_permute),
         "aten.transpose.int": Moves(_transpose),
-        "aten.squeeze.dim": squeeze,
-        "aten.squeeze.dims": squeeze,
+        "aten.squeeze.default": Squeeze(),
+        "aten.squeeze.dim": Squeeze(),
+        "aten.squeeze.dims": Squeeze(),
         "aten.unsqueeze.default": Moves(_unsqueeze),
         "aten.select.int": Moves(_select),
         "aten.unbind.int": Moves(_select),
-        "aten.expand.default": Moves(_expand, _view_shape("size")),
-        "aten.repeat.default": Moves(_repeat),
+        "aten.expand.default": Broadcast("size", counts=False),
+        "aten.repeat.default": Broadcast("repeats", counts=True),
         "aten.slice.Tensor": Slice(),
         "aten.pad.default": Pad(),
         "aten.constant_pad_nd.default": Pad(),
