@@ -6,10 +6,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from edgeflow_mpi.cluster.affinity import Affinity
 from edgeflow_mpi.job.options import Options
+from edgeflow_mpi.job.stall import Pulse
 from edgeflow_mpi.progress import Progress
 
 
@@ -43,6 +45,11 @@ class Context:
     def first(self) -> bool:
         """Whether this is rank 0, which has the model, the inputs and the plan."""
         return self.rank == 0
+
+    @cached_property
+    def pulse(self) -> Pulse:
+        """Rank 0's signs of life."""
+        return Pulse(self.comm, self.options.timeout_s)
 
     def warn(self, sentence: str) -> None:
         """Say it now, and again beside the result."""

@@ -98,7 +98,7 @@ def open_session(
             if planted not in context.notes:
                 context.progress.say(f"  {planted}")
                 context.notes.append(planted)
-        policy = WaitPolicy(timeout_s=options.timeout_s)
+        policy = WaitPolicy(timeout_s=options.timeout_s, alive=context.pulse.beat)
         session = Session(
             task.graph, task.needs, tables, context.rank, weights, transport, policy,
             keep=keep, dropped=dropped,
@@ -199,8 +199,7 @@ class _Series:
         if timed:
             self._compute_s += clock.compute_s
             self._wait_s += clock.wait_s
-        with agreed(self._context.comm):
-            pass
+        self._context.pulse.wait_for_all()
 
     def _one(self, timed: bool) -> Answer:
         if not self._context.first:

@@ -1,8 +1,11 @@
-"""Which rank holds up a job in which nobody gets on.
+"""Ranks that get on no more are noticed, and found.
+
+Every rank but 0 may have nothing left to do while requests are still under way, and must then
+know that rank 0, which needs every answer, is alive: :class:`Pulse`.
 
 A rank that waits too long sees only its neighbour, which may be waiting itself. So every rank
 that gives up tells all others whom it waits for; whoever follows these answers from rank to
-rank ends at one that has none, because it hangs or is gone.
+rank ends at one that has none, because it hangs or is gone: :func:`explain`.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ from typing import Any, Protocol
 
 from edgeflow_mpi.errors import StallError
 
-_TAG = 9
-_POLL_S = 0.01
+_TAG, _PULSE_TAG = 9, 10
+_POLL_S, _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.01, 50e-6, 1e-3
+_BEATS = 4
 _SHORTEST_S, _LONGEST_S = 1.0, 10.0
 
 
@@ -23,9 +27,73 @@ class MessageComm(Protocol):
 
     def Get_rank(self) -> int: ...
     def Get_size(self) -> int: ...
+    def Ibarrier(self) -> Any: ...
     def isend(self, obj: Any, dest: int, tag: int = 0) -> Any: ...
     def iprobe(self, source: int, tag: int) -> bool: ...
     def recv(self, buf: Any = None, source: int = 0, tag: int = 0) -> Any: ...
+
+
+class Pulse:
+    """Signs of life of rank 0, a few in every ``timeout_s``.
+
+    Parameters
+    ----------
+    comm : all its ranks have one.
+    timeout_s : after so long without a sign a rank that waits at the end gives up.
+    """
+
+    def __init__(self, comm: MessageComm, timeout_s: float) -> None:
+        self._comm = comm
+        self._timeout_s = timeout_s
+        self._beats = comm.Get_rank() == 0 and comm.Get_size() > 1
+        self._last_s = time.monotonic()
+        self._sent: list[Any] = []
+
+    def beat(self) -> None:
+        """To be called often by a rank that works; does something on rank 0, and seldom."""
+        if not self._beats:
+            return
+        now_s = time.monotonic()
+        if now_s - self._last_s < self._timeout_s / _BEATS:
+            return
+        self._last_s = now_s
+        others = range(1, self._comm.Get_size())
+        self._sent = [request for request in self._sent if not request.Test()]
+        self._sent += [self._comm.isend(None, dest=other, tag=_PULSE_TAG) for other in others]
+
+    def wait_for_all(self) -> None:
+        """Return when all ranks have finished what they had begun; collective.
+
+        Raises
+        ------
+        StallError
+            When rank 0 has shown no sign of life for too long, or, on rank 0, when the others
+            have not finished so long after it.
+        """
+        everybody = self._comm.Ibarrier()
+        heard_s, pause_s = time.monotonic(), _SHORTEST_PAUSE_S
+        while not everybody.Test():
+            now_s = time.monotonic()
+            if self._hear():
+                heard_s = now_s
+            if now_s - heard_s > self._timeout_s:
+                raise self._stalled()
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
+        self._hear()
+
+    def _hear(self) -> bool:
+        heard = False
+        while self._comm.Get_rank() and self._comm.iprobe(source=0, tag=_PULSE_TAG):
+            self._comm.recv(source=0, tag=_PULSE_TAG)
+            heard = True
+        return heard
+
+    def _stalled(self) -> StallError:
+        waited = f"for {self._timeout_s:g} s (--timeout)"
+        if self._comm.Get_rank():
+            return StallError(f"rank 0 has shown no sign of life {waited}", waits_for=0)
+        return StallError(f"rank 0 has its answer but has waited for others {waited}")
 
 
 def patience_s(timeout_s: float) -> float:
@@ -72,4 +140,6 @@ def explain(waits: Mapping[int, int | None], start: int, sentence: str) -> str:
     found = culprit(waits, start)
     if found is None:
         return f"{sentence}; a message was lost, or the network is down"
+    if sentence.startswith(f"rank {found} "):
+        return f"{sentence}: it hangs, is gone, or needs more than that for one unit"
     return f"{sentence}; rank {found} hangs, is gone, or needs more than --timeout for one unit"

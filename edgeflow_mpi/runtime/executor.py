@@ -93,6 +93,7 @@ class Executor:
         self._request: Mapping[str, Tensor] = {}
         self._outputs: dict[str, Tensor] = {}
         self._receives: list[Transfer] = []
+        self._sends: list[Transfer] = []
         self._unpacks: list[Callable[[], object] | None] = []
         self._tasks = self._prepare(needs, units, weights, keep)
         self._readers_of = self._waiters()
@@ -137,9 +138,7 @@ class Executor:
                     self._kernel(needs, unit, weights),
                     self.storage.writer(unit),
                     tuple(pack for t in unit.forwards if (pack := self.storage.conversion(t))),
-                    tuple(
-                        self._transport.open_send(t, self.storage.region(t)) for t in unit.forwards
-                    ),
+                    tuple(self._open_send(transfer) for transfer in unit.forwards),
                     tuple(feeds[i]),
                     () if keep else tuple(need.producer for need in unit.requirements),
                     sum(len(local_sources(need, pieces)) for need in unit.requirements),
@@ -147,6 +146,10 @@ class Executor:
                 )
             )
         return tuple(tasks)
+
+    def _open_send(self, transfer: Transfer) -> int:
+        self._sends.append(transfer)
+        return self._transport.open_send(transfer, self.storage.region(transfer))
 
     def _kernel(
         self, needs: Needs, unit: Unit, weights: Mapping[str, Tensor]
@@ -278,31 +281,39 @@ class Executor:
         """Each unit with its start and end (``time.perf_counter``) in the last request."""
         return [(t.unit, *times) for t, times in zip(self._tasks, self._trace, strict=True)]
 
-    def lacking(self) -> tuple[Unit, tuple[Transfer, ...], int] | None:
-        """The first unit that waits for messages only, those it lacks, and how many it has."""
+    def waiting_for(self) -> str:
+        """One clause: the first unit that waits for messages, or what others have not taken."""
+        return self._waiting()[0]
+
+    def awaited_rank(self) -> int | None:
+        """The rank from which, or to which, the first of these messages does not get on."""
+        return self._waiting()[1]
+
+    def _waiting(self) -> tuple[str, int | None]:
         for i, task in enumerate(self._tasks):
             if self._missing_local[i] == 0 and self._missing_remote[i] > 0:
-                missing = tuple(
-                    self._receives[h] for h in task.needs_transfers if h not in self._here
+                lacking = [self._receives[h] for h in task.needs_transfers if h not in self._here]
+                here, first = len(task.needs_transfers) - len(lacking), lacking[0]
+                clause = (
+                    f"unit {task.unit.label} has {here} of {len(task.needs_transfers)} messages "
+                    f"and waits for rows {first.rows} of {first.producer} from rank {first.source}"
                 )
-                return task.unit, missing, len(task.needs_transfers) - len(missing)
-        return None
-
-    def waiting_for(self) -> str:
-        """One clause on the first unit that has not run: what it has and what it lacks."""
-        found = self.lacking()
-        if found is None:
-            return "its last messages have not been taken by their receivers"
-        unit, missing, here = found
-        first, others = missing[0], len(missing) - 1
-        more = f" (and for {others} more message{'s' * (others > 1)})" if others else ""
-        return (
-            f"unit {unit.label} has {here} of {here + len(missing)} messages and waits for rows "
-            f"{first.rows} of {first.producer} from rank {first.source}{more}"
-        )
+                return clause + _more(lacking), first.source
+        sends = [self._sends[handle] for handle in self._transport.untaken()]
+        if not sends:
+            return "all its units have run", None
+        first = sends[0]
+        clause = f"rank {first.dest} has not taken rows {first.rows} of {first.producer}"
+        return clause + _more(sends), first.dest
 
     def close(self) -> None:
         self._transport.close()
+
+
+def _more(transfers: Sequence[Transfer]) -> str:
+    """That there are others beside the one that was described."""
+    others = len(transfers) - 1
+    return f" (and {others} more message{'s' * (others > 1)})" if others else ""
 
 
 __all__ = ["Clock", "Executor"]

@@ -85,6 +85,10 @@ class MemoryTransport:
     def sends_complete(self) -> bool:
         return not any(key in self._network.sending for key, _, _ in self._sends)
 
+    def untaken(self) -> list[int]:
+        keys = (key for key, _, _ in self._sends)
+        return [handle for handle, key in enumerate(keys) if key in self._network.sending]
+
     def close(self) -> None:
         self._receives.clear()
         self._sends.clear()

@@ -64,6 +64,10 @@ class MpiTransport:
         self._started.clear()
         return True
 
+    def untaken(self) -> list[int]:
+        # One that has completed, or was never started, is inactive, which counts as done.
+        return [handle for handle, request in enumerate(self._sends) if not request.Test()]
+
     def close(self) -> None:
         for request in (*self._receives, *self._sends):
             request.Free()

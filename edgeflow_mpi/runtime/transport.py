@@ -69,5 +69,8 @@ class Transport(Protocol):
     def sends_complete(self) -> bool:
         """Whether every started send has completed; never blocks."""
 
+    def untaken(self) -> list[int]:
+        """The started sends that have not completed, for explaining why nothing moves."""
+
     def close(self) -> None:
         """Free the channels."""

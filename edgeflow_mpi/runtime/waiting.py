@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,18 +13,24 @@ from edgeflow_mpi.errors import StallError
 from edgeflow_mpi.runtime.executor import Executor
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class WaitPolicy:
     """Poll and yield for ``yield_s``, then sleep ``pause_s`` between polls.
 
     Yielding answers a message within microseconds, but a rank that yields still takes turns
     with one that computes on the same core; sleeping leaves it the core. A rank that has
-    seen no progress for ``timeout_s`` gives up.
+    seen no progress for ``timeout_s`` gives up. ``alive`` is called again and again, but not
+    while a unit runs.
     """
 
     yield_s: float = 0.002
     pause_s: float = 0.00005
     timeout_s: float = 60.0
+    alive: Callable[[], None] = _nothing
 
 
 def run_request(
@@ -49,6 +55,7 @@ def run_request(
     while not executor.finished:
         if not executor.step():
             _wait(executor, policy)
+        policy.alive()
     finished_s = time.perf_counter()
     _drain(executor, policy)
     return finished_s - started_s
@@ -69,11 +76,12 @@ def _drain(executor: Executor, policy: WaitPolicy) -> None:
 
 
 def _pause(executor: Executor, policy: WaitPolicy, waited_s: float) -> None:
+    policy.alive()
     if waited_s > policy.timeout_s:
-        found = executor.lacking()
         raise StallError(
-            f"nothing has arrived for {policy.timeout_s:g} s (--timeout): {executor.waiting_for()}",
-            waits_for=None if found is None else found[1][0].source,
+            f"no message has moved for {policy.timeout_s:g} s (--timeout): "
+            f"{executor.waiting_for()}",
+            waits_for=executor.awaited_rank(),
         )
     if waited_s < policy.yield_s:
         os.sched_yield()
