@@ -21,6 +21,7 @@ USAGE_STATUS = 2
 _DESCRIPTION = "One inference of any PyTorch vision model, split over the ranks of an MPI job."
 _COMMANDS: Mapping[str, str] = {
     "run": "the job itself: mpirun -hostfile edges.txt edgeflow-mpi run OPTIONS",
+    "plan": "will distributing a model help, and how: every partitioner's plan, predicted",
     "hosts": "check a hostfile and show which ranks will run where",
     "coverage": "how much of a model's work can be divided, as a table",
 }
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal that has no "×" shows "?"
     commands: Mapping[str, Callable[[Sequence[str]], int]] = {
         "run": _run,
+        "plan": _plan,
         "hosts": _hosts,
         "coverage": _coverage,
     }
@@ -79,6 +81,12 @@ def _run(arguments: Sequence[str]) -> int:
     from edgeflow_mpi.run import main as run
 
     return run(arguments)
+
+
+def _plan(arguments: Sequence[str]) -> int:
+    from edgeflow_mpi.planner_cli import main as plan
+
+    return plan(arguments)
 
 
 def _hosts(arguments: Sequence[str]) -> int:

@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-from edgeflow_mpi.graph.capture import capture
 from edgeflow_mpi.graph.draft import macs
 from edgeflow_mpi.graph.needs import calls
 from edgeflow_mpi.graph.types import Graph
-from edgeflow_mpi.model import torchvision_models
-from edgeflow_mpi.model.exporting import decompose, export_module, output_names
-from edgeflow_mpi.model.load import InputShape, load_model
+from edgeflow_mpi.model.load import InputShape
 from edgeflow_mpi.progress import Progress
-
-TORCHVISION = "torchvision:"
+from edgeflow_mpi.report.model_graph import TORCHVISION, captured_graph
 
 MODELS = tuple(
     TORCHVISION + name
@@ -99,32 +93,8 @@ def coverage(graph: Graph) -> Coverage:
 
 
 def graph_of(spec: str, input_shapes: Sequence[InputShape] | None, progress: Progress) -> Graph:
-    """The layer graph of a model, as a run has it; weights matter only for their shapes.
-
-    Parameters
-    ----------
-    spec : str
-        As for :func:`~edgeflow_mpi.model.load.load_model`.
-    input_shapes : sequence of InputShape or None
-        As there.
-    progress : Progress
-
-    Raises
-    ------
-    ModelError
-        Where the model cannot be loaded or captured.
-    """
-    if not spec.startswith(TORCHVISION):
-        model = load_model(spec, weights=None, input_shapes=input_shapes, seed=0, progress=progress)
-        return capture(model.program, spec, model.output_names)[0]
-    # Not load_model, which calibrates random weights: that takes longer than all the rest.
-    built = torchvision_models.build(spec.removeprefix(TORCHVISION), seed=0, weight_keys=None)
-    built.module.requires_grad_(False)
-    shapes = input_shapes or tuple(InputShape(shape) for shape in built.shapes)
-    examples = [torch.zeros(wanted.shape, dtype=wanted.dtype) for wanted in shapes]
-    with progress.step(f"capture {spec}"):
-        program = decompose(export_module(built.module, examples, spec), spec)
-    return capture(program, spec, output_names(program, spec))[0]
+    """The layer graph of a model; see :func:`~edgeflow_mpi.report.model_graph.captured_graph`."""
+    return captured_graph(spec, input_shapes, progress)[0]
 
 
 def markdown_table(rows: Sequence[Coverage]) -> str:

@@ -15,7 +15,7 @@ from edgeflow_mpi.errors import ClusterError
 @pytest.mark.parametrize(
     ("arguments", "status", "words"),
     [
-        ([], 2, "give a command: run, hosts, coverage; see edgeflow-mpi --help"),
+        ([], 2, "give a command: run, plan, hosts, coverage; see edgeflow-mpi --help"),
         (["fly"], 2, "invalid choice: 'fly'"),
         (["--fast"], 2, "unrecognized arguments: --fast; see edgeflow-mpi --help"),
         (["coverage", "--fast"], 2, "unrecognized arguments: --fast; see edgeflow-mpi coverage"),
@@ -38,7 +38,7 @@ def test_what_is_wrong_is_one_sentence(
     assert words in printed.err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["coverage", "--help"], ["hosts", "--help"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["coverage", "--help"], ["hosts", "--help"], ["plan", "--help"]])
 def test_help_is_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     assert "usage: edgeflow-mpi" in capsys.readouterr().out

@@ -1,0 +1,105 @@
+"""How the speed-up grows with the number of devices, partitioner by partitioner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from edgeflow_mpi.partition.cost import layer_cost
+from edgeflow_mpi.progress import Progress
+from edgeflow_mpi.report.planning import (
+    Candidate,
+    Comparison,
+    Task,
+    judged,
+    lower_bound_s,
+    overflowing,
+    search_plan,
+)
+
+SHOWN = ("joint", "exact", "aofl", "equal")
+"""Partitioners that stand for their kind, where they were asked for."""
+
+_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
+_EVERY = 8
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Speed-ups over the best single device of all.
+
+    ``counts[k]`` devices are the first one and the fastest others. ``by_partitioner[name][k]``
+    is None where no plan fits into their memory. ``bound[k]`` is what no plan on them can
+    exceed, ``linear[k]`` what their summed speed would give.
+    """
+
+    counts: tuple[int, ...]
+    by_partitioner: Mapping[str, tuple[float | None, ...]]
+    bound: tuple[float, ...]
+    linear: tuple[float, ...]
+
+
+def speedups(comparison: Comparison, progress: Progress) -> Scaling:
+    """Plan again for 1, 2, ... devices, with partitioners that are quick or the best.
+
+    The joint planner's time is shared out among the numbers of devices.
+    """
+    task = comparison.task
+    one_s = _reference_s(comparison)
+    order = _fastest_first(task)
+    counts = _counts(len(order))
+    names = [c.partitioner for c in comparison.candidates if c.partitioner in SHOWN]
+    if comparison.best.partitioner not in (*names, "single"):
+        names.append(comparison.best.partitioner)
+    found: dict[str, list[float | None]] = {name: [] for name in names}
+    bound, linear = [], []
+    fastest_s = min(_model_s(task, rank) for rank in task.allowed)
+    for count in counts:
+        used = frozenset(order[:count])
+        part = replace(
+            task,
+            excluded=frozenset(range(len(task.names))) - used,
+            plan_seconds=task.plan_seconds / len(counts),
+        )
+        for name in names:
+            progress.update(f"{name} on {count} devices")
+            found[name].append(_speedup(comparison, part, name, one_s, progress))
+        bound.append(one_s / max(lower_bound_s(part), 1e-12))
+        linear.append(sum(fastest_s / max(_model_s(task, rank), 1e-12) for rank in used))
+    return Scaling(
+        counts, {name: tuple(values) for name, values in found.items()}, tuple(bound), tuple(linear)
+    )
+
+
+def _speedup(
+    comparison: Comparison, part: Task, name: str, one_s: float, progress: Progress
+) -> float | None:
+    if part.excluded == comparison.task.excluded:
+        return one_s / next(c.predicted_s for c in comparison.candidates if c.partitioner == name)
+    plan, _ = search_plan(part, name, part.allowed, progress)
+    candidate = judged(part, name, plan)
+    return None if overflowing(part, candidate.memory) else one_s / candidate.predicted_s
+
+
+def _reference_s(comparison: Comparison) -> float:
+    single: Candidate | None = comparison.single
+    return comparison.best.predicted_s if single is None else single.predicted_s
+
+
+def _fastest_first(task: Task) -> list[int]:
+    """Rank 0, which every plan needs, then the others by their speed."""
+    others = [rank for rank in task.allowed if rank != 0]
+    return [0, *sorted(others, key=lambda rank: (_model_s(task, rank), rank))]
+
+
+def _counts(most: int) -> tuple[int, ...]:
+    if most <= _EVERY:
+        return tuple(range(1, most + 1))
+    return (*(count for count in _COUNTS if count < most), most)
+
+
+def _model_s(task: Task, rank: int) -> float:
+    return sum(
+        layer_cost(task.graph, task.profile, layer, rank).seconds(layer.rows)
+        for layer in task.graph.layers
+    )
