@@ -87,7 +87,9 @@ def main(
             return FAILED
         _abort(comm, _traced(comm, error, options) if isinstance(error, StallError) else str(error))
     except KeyboardInterrupt:
-        comm.Abort(INTERRUPTED)
+        if comm.Get_size() > 1:
+            comm.Abort(INTERRUPTED)
+        return INTERRUPTED
     except ImportError as error:
         _debug(True)
         _abort(comm, f"{_first_line(error)}: {_INSTALL}")

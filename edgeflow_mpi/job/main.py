@@ -259,16 +259,15 @@ def _present(context: Context, task: Task, ours: Measured, report: RunReport) ->
 
 def _difference(verification: Verification) -> str:
     """What the verification found, in one sentence."""
-    found = verification.worst
-    text = "the answer differs from that of the undivided model in plain torch: "
+    found, layer = verification.worst, verification.first_bad_layer
     if found.fault is not None:
-        text += f"{found.name}: {found.fault}"
-    elif found.passed:
-        text = "the answer is right, but not all layers on the way to it"
-    else:
-        text += (
-            f"{found.name} is off by {found.rel_err:.1e} of its largest value, "
+        text = f"{found.name}: {found.fault}"
+    elif not found.passed:
+        text = (
+            f"{found.name} is off by {found.rel_err:.1e} of its largest value, where "
             f"{found.tolerance:.1e} is allowed"
         )
-    layer = verification.first_bad_layer
-    return text if layer is None else f"{text}; the first layer that differs is {layer}"
+    else:
+        text = "the answer is right, but not every layer on the way to it"
+    first = "" if layer is None else f"; the first layer that differs is {layer}"
+    return f"verification failed: {text}{first}"
