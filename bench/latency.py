@@ -33,6 +33,9 @@ from edgeflow_mpi.report.files import require_writable, write_file
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("resnet18", "resnet34", "resnet50", "resnet101", "googlenet", "inception_v3")
 PARTITIONERS = ("lp", "equal", "proportional", "single")
+BUSY = 0.25
+"""Load, per core, from which the page warns: something else was running."""
+
 # The job's Python and mpirun, and what mpirun must find in its environment.
 _MPIRUN = 'root=$0; source "$root/launch/env.sh"; export EDGEFLOW_LOCAL=1; exec mpirun "$@"'
 
@@ -274,6 +277,11 @@ def markdown(result: Result) -> str:
         f"{facts['load_before']}. Times are medians of {result.bench.repeat} requests in "
         "milliseconds. All lines of one model and number of ranks were measured in turn in one job."
     )
+    if facts["load_before"] > facts["cores"] * BUSY:
+        made += (
+            " **The machine was busy.** The single device, with a thread on every core, suffers most "
+            "from that, so the speed-ups are too high."
+        )
     lines = ["# Latency on ranks of one machine", "", *textwrap.wrap(made, 96), ""]
     return "\n".join([*lines, *_table(result.runs)])
 

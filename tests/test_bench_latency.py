@@ -33,14 +33,14 @@ def made_up_run(partitioner: str, latency_ms: float, **changes: Any) -> dict[str
     return {**run, **changes}
 
 
-def made_up_result(*runs: dict[str, Any]) -> latency.Result:
+def made_up_result(*runs: dict[str, Any], load: float = 0.25) -> latency.Result:
     machine = {
         "processor": "a processor",
         "cores": 2,
         "memory_bytes": 8 * 2**30,
         "system": "Linux",
         "python": "3.11.7",
-        "load_before": 0.25,
+        "load_before": load,
     }
     return latency.Result("bench/latency", latency.FULL, machine, "2026-01-02 03:04 UTC", runs)
 
@@ -97,7 +97,13 @@ def test_the_table_has_a_line_for_every_plan() -> None:
     }
     assert (cells[2][2], cells[2][6]) == ("equal", "0.75")
     assert len({len(line) for line in (head, rule, *lines)}) == 1
-    assert "Load average" not in page and "load average before: 0.25" in " ".join(page.split())
+    assert "load average before: 0.25" in " ".join(page.split())
+
+
+@pytest.mark.parametrize(("load", "warned"), [(0.3, False), (0.6, True)], ids=["quiet", "busy"])
+def test_the_page_tells_of_a_busy_machine(load: float, warned: bool) -> None:
+    page = latency.markdown(made_up_result(made_up_run("lp", 20.0), load=load))
+    assert ("The machine was busy." in page) == warned
 
 
 @pytest.mark.parametrize(
