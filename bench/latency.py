@@ -279,8 +279,8 @@ def markdown(result: Result) -> str:
     )
     if facts["load_before"] > facts["cores"] * BUSY:
         made += (
-            " **The machine was busy.** The single device, with a thread on every core, suffers most "
-            "from that, so the speed-ups are too high."
+            " **The machine was busy.** The single device, with a thread on every core, suffers "
+            "most from that, so the speed-ups are too high."
         )
     lines = ["# Latency on ranks of one machine", "", *textwrap.wrap(made, 96), ""]
     return "\n".join([*lines, *_table(result.runs)])
