@@ -42,7 +42,6 @@ ALONG_OTHERS: dict[str, Function] = {
     "std": lambda x: x.std(1, keepdim=True), "prod": lambda x: x.prod(1),
     "any": lambda x: (x > 1).any(1), "all": lambda x: (x > -1).all(1, keepdim=True),
     "topk": lambda x: x.topk(2, 1)[0], "sort": lambda x: x.sort(1)[0],
-    "cosine": lambda x: F.cosine_similarity(x, x + 1, dim=1),
     "roll": lambda x: x.roll(1, 3), "flip": lambda x: x.flip((1, 3)),
     "shuffle": lambda x: F.channel_shuffle(x, 2), "pick": lambda x: x[:, [2, 0, 0]],
     "index_select": lambda x: x.index_select(1, torch.tensor([3, 1])),
@@ -148,7 +147,12 @@ def test_products_over_the_last_dimension(image: Image) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x @ self.weight
 
-    modules = [nn.Linear(columns, 4), nn.Linear(columns, 2, bias=False), Product(), ChannelsLast(nn.Linear(4, 6))]
+    modules = [
+        nn.Linear(columns, 4),
+        nn.Linear(columns, 2, bias=False),
+        Product(),
+        ChannelsLast(nn.Linear(4, 6)),
+    ]
     check_modules(modules, image.make())
 
 
@@ -168,7 +172,7 @@ class WithCoordinates(nn.Module):
 @FEW
 @given(image=images(least=2))
 def test_concatenation(image: Image) -> None:
-    batch, channels, rows, columns = image.shape
+    batch, _, rows, columns = image.shape
     functions = [
         lambda x: torch.cat([x, x * 2, x], 1), lambda x: torch.cat([x, -x], 3),
         lambda x: torch.cat([x, x.relu()], 0), lambda x: torch.stack([x, -x], 1),

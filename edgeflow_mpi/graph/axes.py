@@ -74,6 +74,8 @@ def _asked_of(graph: DraftGraph, draft: Draft, index: int, made: int | None) -> 
     step = draft.steps[0]
     shape = graph.drafts[draft.inputs[index]].out.shape
     if step.target.startswith("aten.") and step.target.split(".")[1].startswith(_SPATIAL):
+        if step.target == "aten.avg_pool3d.default" and len(shape) == 5 and shape[1] == 1:
+            return _ROWS + 1  # a local response normalisation: it pools over channels
         return _ROWS if index == 0 and len(shape) > _ROWS else None
     rule = rule_for(step.target)
     if made is None or rule is None or not (rule.follows or step.target in _CARRIES):

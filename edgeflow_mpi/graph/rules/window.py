@@ -227,7 +227,25 @@ class MaxPool(_Pool):
 
 
 class AveragePool(_Pool):
-    """Mean over windows. How many rows count depends on where the window lies."""
+    """Mean over windows. How many rows count depends on where the window lies.
+
+    Rows along another dimension than the first are allowed where the window leaves them
+    alone, as in a local response normalisation, which pools over channels.
+    """
+
+    def axis(self, call: Call) -> int | None:
+        axis = call.operands[0].axis
+        if axis is None or axis <= 2 or len(call.operands[0].shape) != self.ndim + 2:
+            return super().axis(call)
+        return axis if self._passes(call, axis) else None
+
+    def _passes(self, call: Call, axis: int) -> bool:
+        sizes = [call.ints(name, self.ndim)[axis - 2] for name in ("kernel_size", "padding")]
+        stride = call.ints("stride", self.ndim)[axis - 2] if call.args["stride"] else 1
+        return (*sizes, stride) == (1, 0, 1)
+
+    def needs(self, call: Call, rows: Span) -> tuple[Span, ...]:
+        return super().needs(call, rows) if call.out.axis == 2 else (rows,)
 
     def _counts(self, call: Call, rows: Span) -> list[int]:
         """Rows of the window that count in the divisor, per result row."""
@@ -242,7 +260,8 @@ class AveragePool(_Pool):
 
     def bind(self, call: Call, rows: Span, weights: Weights) -> Compute:
         window, height = self.window(call), call.operands[0].rows
-        if rows.rows == call.out.rows and self.needs(call, rows)[0].rows == height:
+        whole = rows.rows == call.out.rows and self.needs(call, rows)[0].rows == height
+        if whole or call.out.axis != 2:
             return invoke(call, weights)
         across = call.ints("padding", self.ndim)[1:]
         before, after = window.padding(rows, height)
