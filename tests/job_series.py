@@ -1,0 +1,45 @@
+"""Many jobs one after the other in the same processes: MPI and torch start once for all.
+
+Every rank runs ``python tests/job_series.py FOLDER``. FOLDER/jobs.json lists for each job its
+options and, where a rank is to go wrong, its number and how; what a rank printed and returned
+comes into FOLDER/JOB.RANK.json.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+import time
+from pathlib import Path
+
+from edgeflow_mpi.run import main as run
+from tests.job_sabotage import sabotage
+
+
+def main(folder: Path) -> None:
+    rank = None
+    for index, (options, broken) in enumerate(json.loads((folder / "jobs.json").read_text())):
+        out, err = io.StringIO(), io.StringIO()
+        began_s = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            if broken is not None and broken[0] == rank:
+                stack.enter_context(sabotage(broken[1]))
+            stack.enter_context(contextlib.redirect_stdout(out))
+            stack.enter_context(contextlib.redirect_stderr(err))
+            status = run(options)
+        outcome = {
+            "status": status,
+            "stdout": out.getvalue(),
+            "stderr": err.getvalue(),
+            "seconds": time.monotonic() - began_s,
+        }
+        from mpi4py import MPI  # the first job has started it, with its settings
+
+        rank = MPI.COMM_WORLD.rank
+        (folder / f"{index}.{rank}.json").write_text(json.dumps(outcome))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
