@@ -1,0 +1,231 @@
+"""Layer by layer: when single devices can have spans of rows at the earliest.
+
+For a layer l and rows ``[a, b)`` of it let
+
+* ``E_l[a, b)`` bound from below when some device has computed them all,
+* ``A_l[a, b)`` bound from below when some device has them all, computed or received.
+
+``A`` is 0 for inputs. Take a layer whose inputs are bounded, and let
+``tau(m) = min_i (c_li + w_li * m)``, for m > 0, be the least time that m rows cost a device.
+
+**Release.** Useful row r cannot be begun before ``rho(r) = max over inputs of A[need(r)]``.
+
+**Computed.** A device that has computed ``[a, b)`` began those of its rows with
+``rho >= alpha`` no earlier than alpha, in whatever pieces. And when it began the last piece it
+had all that ``[a, b)`` needs. So, for every alpha,
+
+    E[a, b) >= alpha + tau(number of its rows r with rho(r) >= alpha),
+    E[a, b) >= max over inputs of A[need([a, b))] + tau(1).
+
+**Existence.** A row exists no earlier than ``E[r, r + 1)``. Moreover, let ``h_y`` be the least
+rho of any row of layer y. All rows that ``[a, b)`` depends on, of layers y with ``h_y >= h``,
+are computed after h, and what they are worth (:mod:`.work`) is a bound on the time in which
+all devices together compute them. With ``cone_y`` for how many useful rows of y ``[a, b)``
+depends on, itself included, and ``v_y`` for the worth of one, ``[a, b)`` exists no earlier than
+
+    W[a, b) = max over h of (h + sum over y with h_y >= h of v_y * cone_y([a, b))).
+
+**At hand.** A device that has ``[a, b)`` computed some span ``[u, v)`` of it, perhaps none, and
+received the rest, q rows, in messages, each after its rows existed. By the time it has the
+last of them, with the least latency and the least time ``beta`` of a row on any link,
+
+* each has existed for ``latency + beta``;
+* the first existed, and all then passed through its link: ``latency + beta * q``;
+* of the at most n - 1 devices that they come from, one has computed ``ceil(q / (n - 1))``.
+
+So A is at least the greater of the latest of these and ``E[u, v)``, for the best ``[u, v)``,
+and at least W.
+
+**Undivided layers** are computed as a whole or not at all, wherever. **Summands** are wanted
+together; who has not computed all rows receives at least one message from somebody else.
+
+The bound is A of what an answer reads.
+
+**The last row.** The same with "row r of layer l exists at time 0, on every device, and
+whatever does not depend on it existed long before" bounds how much later than r, if r is the
+last row of its layer, an answer can be. It is done for all useful rows of l at once: all arrays
+have a leading axis for them. Rows that do not depend on r have times of minus infinity and
+count nowhere; those that do are called *late*. Without l, all useful rows are late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgeflow_mpi.partition.bound.case import Bools, Case
+from edgeflow_mpi.partition.bound.cones import Cone
+from edgeflow_mpi.partition.bound.holding import LateRows, earliest_held_s
+from edgeflow_mpi.partition.timeline import Floats, Ints
+
+LONG_AGO = -np.inf
+TABLE_ROWS, TABLE_CELLS = 64, 1 << 15
+"""The largest tables of spans; in larger layers only rows and total work are looked at."""
+
+
+class Arrivals:
+    """The recursion above over all layers of a case.
+
+    Parameters
+    ----------
+    case : the problem.
+    reach : the cones of its layers.
+    row_value_s : the worth of one useful row of each layer.
+    last : a layer of whose rows, one by one, is asked what happens if it is the last.
+    """
+
+    def __init__(
+        self, case: Case, reach: Sequence[Cone], row_value_s: Floats, last: int | None = None
+    ) -> None:
+        self._case = case
+        self._reach = reach
+        self._row_value_s = row_value_s
+        self._last = last
+        self._many = 1 if last is None else int(case.count[last])
+        self._layers: dict[int, _Layer] = {}
+        for index in range(len(case.layers)):
+            self._visit(index)
+
+    @property
+    def answer_s(self) -> float:
+        """The bound on the last answer, for the best last row."""
+        best_s = np.full(self._many, LONG_AGO)
+        for index, layer in enumerate(self._case.layers):
+            if layer.kind == "output":
+                for edge in self._case.edges[index]:
+                    best_s = np.maximum(
+                        best_s, self._held_s(edge.source, edge.low[:1], edge.high[-1:])[:, 0]
+                    )
+        return max(float(best_s.min(initial=np.inf)), 0.0)
+
+    def _visit(self, index: int) -> None:
+        case, layer = self._case, self._case.layers[index]
+        useful = case.useful[index]
+        if layer.kind == "input" and self._last is None:
+            self._layers[index] = _Layer(useful[None, :], np.zeros((1, layer.rows)))
+            return
+        if index == self._last:
+            late = np.zeros((self._many, layer.rows), dtype=bool)
+            late[np.arange(self._many), np.flatnonzero(useful)] = True
+            self._layers[index] = _Layer(late, np.zeros(late.shape))
+            return
+        release_s = np.full((self._many, layer.rows), 0.0 if self._last is None else LONG_AGO)
+        for edge in case.edges[index]:
+            if edge.source in self._layers:
+                release_s = np.maximum(release_s, self._held_s(edge.source, edge.low, edge.high))
+        late = useful & (release_s > LONG_AGO)
+        if not late.any():
+            return
+        rows = LateRows(late, np.where(late, release_s, LONG_AGO))
+        found = _Layer(late, rows.release_s)
+        self._layers[index] = found
+        found.work = self._work(index)
+        exists_s = rows.release_s + case.least_s(index, 1 if layer.divisible else layer.rows)
+        exists_s = np.where(late, np.maximum(exists_s, found.work.rows_s), LONG_AGO)
+        found.peaks = _peaks(exists_s)
+        cells = self._many * (layer.rows + 1) ** 2
+        if layer.rows <= TABLE_ROWS and cells <= TABLE_CELLS:
+            found.table = self._table(index, rows, exists_s)
+
+    def _table(self, index: int, rows: LateRows, exists_s: Floats) -> Floats:
+        """A for all spans of a layer: [last row, a, b]."""
+        case, layer = self._case, self._case.layers[index]
+        a, b = np.triu_indices(layer.rows + 1, 1)
+        inputs_s = np.full((self._many, len(a)), LONG_AGO)
+        # A span is begun row by row; only where every row is useful are all its needs needed.
+        if case.useful[index].all():
+            for edge in case.edges[index]:
+                if edge.dense and edge.source in self._layers:
+                    needed = edge.low[a], edge.high[b - 1]
+                    inputs_s = np.maximum(inputs_s, self._held_s(edge.source, *needed))
+        held_s = earliest_held_s(case, index, rows, exists_s, inputs_s)
+        some = rows.count(a, b) > 0
+        held_s[:, a, b] = np.maximum(
+            held_s[:, a, b], np.where(some, self._layers[index].work.spans_s(a, b), LONG_AGO)
+        )
+        return held_s
+
+    def _held_s(self, index: int, a: Ints, b: Ints) -> Floats:
+        """A of spans ``[a[k], b[k])``, none empty: [last row, k]."""
+        layer = self._layers.get(index)
+        if layer is None:
+            return np.full((self._many, len(a)), LONG_AGO)
+        if layer.table is not None:
+            found: Floats = layer.table[:, a, b]
+            return found
+        # The rows exist, one by one and all together.
+        level = np.frexp(b - a)[1] - 1
+        both = layer.peaks[level, :, a], layer.peaks[level, :, b - (1 << level)]
+        one_by_one_s = np.maximum(*both).T
+        some = one_by_one_s > LONG_AGO
+        return np.where(some, np.maximum(one_by_one_s, layer.work.spans_s(a, b)), LONG_AGO)
+
+    def _work(self, index: int) -> _SharedWork:
+        """W of a layer whose own release times are known."""
+        chosen = [
+            (self._layers[other], low, high, self._row_value_s[other])
+            for other, (low, high) in self._reach[index].items()
+            if other in self._layers and self._row_value_s[other] > 0.0
+        ]
+        shape = self._many, len(chosen), self._case.layers[index].rows
+        release_s = np.full(shape[:2], LONG_AGO)
+        before_s, upto_s = np.zeros(shape), np.zeros(shape)
+        for k, (layer, low, high, value_s) in enumerate(chosen):
+            release_s[:, k] = layer.release_s
+            before_s[:, k] = value_s * layer.late_before[:, low]
+            upto_s[:, k] = value_s * layer.late_before[:, high]
+        order = np.argsort(-release_s, axis=1, kind="stable")
+        return _SharedWork(
+            np.take_along_axis(release_s, order, axis=1),
+            np.take_along_axis(before_s, order[:, :, None], axis=1).cumsum(axis=1),
+            np.take_along_axis(upto_s, order[:, :, None], axis=1).cumsum(axis=1),
+        )
+
+
+class _SharedWork:
+    """W: for each last row and each h, in falling order, sums over layers with ``h_y >= h``."""
+
+    def __init__(self, release_s: Floats, before_s: Floats, upto_s: Floats) -> None:
+        self._release_s = release_s
+        self._before_s = before_s
+        self._upto_s = upto_s
+
+    @property
+    def rows_s(self) -> Floats:
+        """W of single rows: [last row, row]."""
+        rows = np.arange(self._before_s.shape[2])
+        return self.spans_s(rows, rows + 1)
+
+    def spans_s(self, a: Ints, b: Ints) -> Floats:
+        """W of spans ``[a[k], b[k])``: [last row, k]."""
+        found = np.full((len(self._release_s), len(a)), LONG_AGO)
+        for k in range(self._release_s.shape[1]):
+            worth_s = self._upto_s[:, k, b - 1] - self._before_s[:, k, a]
+            np.maximum(found, self._release_s[:, k, None] + worth_s, out=found)
+        return found
+
+
+class _Layer:
+    """What later layers ask of one: times, and numbers of late rows before each row."""
+
+    def __init__(self, late: Bools, release_s: Floats) -> None:
+        first = np.where(late, release_s, np.inf).min(axis=1)
+        self.release_s: Floats = np.where(late.any(axis=1), first, LONG_AGO)
+        self.late_before: Ints = np.pad(late, ((0, 0), (1, 0))).cumsum(axis=1)
+        self.peaks: Floats = _peaks(np.where(late, 0.0, LONG_AGO))
+        none = np.zeros((len(late), 0, late.shape[1]))
+        self.work = _SharedWork(none[:, :, 0], none, none)
+        self.table: Floats | None = None
+
+
+def _peaks(values: Floats) -> Floats:
+    """The largest of 2^k values from each place on: [k, last row, place]."""
+    levels = [values]
+    width = 1
+    while 2 * width <= values.shape[1]:
+        level = levels[-1].copy()
+        level[:, :-width] = np.maximum(levels[-1][:, :-width], levels[-1][:, width:])
+        levels.append(level)
+        width *= 2
+    return np.array(levels)
