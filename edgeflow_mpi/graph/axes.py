@@ -11,10 +11,15 @@ from collections.abc import Mapping
 
 from edgeflow_mpi.graph.draft import Draft, DraftGraph
 from edgeflow_mpi.graph.rules import Call, rule_for
-from edgeflow_mpi.graph.types import Step, TensorSpec
+from edgeflow_mpi.graph.types import In, Step, TensorSpec
 
 _SPATIAL = ("conv", "max_pool", "avg_pool", "adaptive_", "upsample", "_upsample", "pixel_")
-_CARRIES = ("aten.cat.default", "aten.stack.default")
+_CARRIES = (
+    "aten.cat.default",
+    "aten.stack.default",
+    "aten.linear.default",
+    "aten.layer_norm.default",
+)
 _ROWS = 2
 """Dimension of the rows in what a spatial operator reads, whatever the dimensions of its map."""
 
@@ -27,7 +32,7 @@ def assign_axes(graph: DraftGraph) -> None:
     handed out one by one.
     """
     wanted = _wanted_axes(graph)
-    for draft in graph.drafts.values():
+    for draft in list(graph.drafts.values()):
         axis = wanted.get(draft.name)
         if draft.kind == "input":
             maps = len(draft.out.shape) in (4, 5)
@@ -37,14 +42,55 @@ def assign_axes(graph: DraftGraph) -> None:
             draft.out = graph.drafts[draft.inputs[0]].out
             draft.rows = draft.out.rows
         else:
-            call = graph.call(draft, 0)
-            rule = rule_for(call.step.target)
-            own = rule.axis(call) if rule is not None and call.operands else None
-            if own is None and axis is not None and rule is not None and rule.gains(call, axis):
-                own = axis
+            own = _own_axis(graph, draft, axis)
+            if own is None and _turns(graph, draft):
+                own = _own_axis(graph, draft, axis)
             _set(draft, own if own is not None else axis)
             # What has no axis is one row; what has one that is not its rule's is whole.
             draft.divisible = own is not None or draft.out.axis is None
+
+
+def _own_axis(graph: DraftGraph, draft: Draft, wanted: int | None) -> int | None:
+    """The split axis that the operator's rule allows for the result."""
+    rule, call = rule_for(draft.steps[0].target), graph.call(draft, 0)
+    if rule is None or not call.operands:
+        return None
+    own = rule.axis(call)
+    return wanted if own is None and wanted is not None and rule.gains(call, wanted) else own
+
+
+def _turns(graph: DraftGraph, draft: Draft) -> bool:
+    """Let a spatial operator read its map by rows, where it arrives divided otherwise.
+
+    Dividing the map anew costs one gathering of it; what follows is divided.
+    """
+    rule, call = rule_for(draft.steps[0].target), graph.call(draft, 0)
+    spec = call.operands[0]
+    if rule is None or not _spatial(call.step.target) or spec.axis in (None, _ROWS):
+        return False
+    turned = TensorSpec(spec.shape, spec.dtype, _ROWS)
+    if rule.axis(Call(call.step, (turned, *call.operands[1:]), call.weights)) is None:
+        return False
+    name = f"{draft.inputs[0]}_rows"
+    if name not in graph.drafts:
+        step = Step("aten.alias.default", (("self", In(0)),), turned)
+        _insert(graph, Draft(name, "compute", draft.inputs[:1], [step], turned, turned.rows, False))
+    draft.inputs = [name, *draft.inputs[1:]]
+    return True
+
+
+def _insert(graph: DraftGraph, draft: Draft) -> None:
+    """Put a draft behind its only input."""
+    drafts: dict[str, Draft] = {}
+    for name, other in graph.drafts.items():
+        drafts[name] = other
+        if name == draft.inputs[0]:
+            drafts[draft.name] = draft
+    graph.drafts = drafts
+
+
+def _spatial(target: str) -> bool:
+    return target.startswith("aten.") and target.split(".")[1].startswith(_SPATIAL)
 
 
 def _set(draft: Draft, axis: int | None) -> None:
@@ -73,7 +119,7 @@ def _asked_of(graph: DraftGraph, draft: Draft, index: int, made: int | None) -> 
     """The dimension of an input that must be divided for ``made`` of the result to be."""
     step = draft.steps[0]
     shape = graph.drafts[draft.inputs[index]].out.shape
-    if step.target.startswith("aten.") and step.target.split(".")[1].startswith(_SPATIAL):
+    if _spatial(step.target):
         if step.target == "aten.avg_pool3d.default" and len(shape) == 5 and shape[1] == 1:
             return _ROWS + 1  # a local response normalisation: it pools over channels
         return _ROWS if index == 0 and len(shape) > _ROWS else None

@@ -79,7 +79,7 @@ def _replace_with_folded(graph: DraftGraph, conv: Draft, norm: Draft) -> None:
     graph.weights[bias_name] = bias.to(old.dtype)
     args["weight"], args["bias"] = Weight(weight_name), Weight(bias_name)
     step = Step(conv.steps[0].target, tuple(args.items()), norm.out)
-    merged = Draft(norm.name, "compute", conv.inputs, [step], norm.out, norm.rows, norm.divisible)
+    merged = Draft(norm.name, "compute", conv.inputs, [step], norm.out, norm.rows, conv.divisible)
     graph.drafts = {
         merged.name if key == norm.name else key: merged if key == norm.name else draft
         for key, draft in graph.drafts.items()
@@ -142,7 +142,10 @@ def _can_host(host: Draft, follower: Draft) -> bool:
         return False
     if host.divisible and host.rows > 1:
         return follower.divisible and follower.rows == host.rows and follower.out.axis is not None
-    return (host.rows == 1 and follower.rows == 1) or not host.divisible
+    if host.rows == 1 and follower.rows == 1:
+        return True
+    # A divisible operator that reads another map as well must not be drawn into one place.
+    return not host.divisible and (not follower.divisible or len(follower.inputs) == 1)
 
 
 def _merged(host: Draft, follower: Draft) -> Draft:
