@@ -226,6 +226,11 @@ def local(ranks: int, *options: object) -> list[str]:
     return [LOCAL, str(ranks), *map(str, options)]
 
 
+def sabotaged(how: str) -> list[str]:
+    """The command of a rank that goes wrong in a way of :mod:`job_sabotage`."""
+    return [sys.executable, str(ROOT / "tests" / "job_sabotage.py"), how]
+
+
 def mixed(*ranks: Sequence[str]) -> list[str]:
     """An mpirun command in which every rank has a command of its own."""
     command = [mpirun()]
