@@ -166,7 +166,9 @@ class Arrivals:
         chosen = [
             (self._layers[other], low, high, self._row_value_s[other])
             for other, (low, high) in self._reach[index].items()
-            if other in self._layers and self._row_value_s[other] > 0.0
+            if other in self._layers
+            and other != self._last  # the last row has been computed at time 0
+            and self._row_value_s[other] > 0.0
         ]
         shape = self._many, len(chosen), self._case.layers[index].rows
         release_s = np.full(shape[:2], LONG_AGO)

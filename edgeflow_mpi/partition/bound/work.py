@@ -7,9 +7,10 @@ optimum of
     min T  s.t.  M_i + sum_l f_li * p_li <= T for all i,  sum_i f_li >= 1 for all l.
 
 ``M_i`` is the least time in which a message gets from rank 0 to device i and another one back:
-before the first it can do nothing useful, and the last must be on its way when its useful
-work is done. (A device with ``M_i > T`` does no useful work; leaving it out of the program
-or not is the same as long as T is at least ``M_i``.)
+before the first it can do nothing useful, and when its useful work is done the last must yet
+be sent. So a device with ``M_i > T`` does no useful work, and the program holds for the others
+alone. If the optimum for all devices exceeds every ``M_i`` it is a bound all the same: a plan
+with a smaller makespan T would make the program feasible at the larger of T and all ``M_i``.
 
 By weak duality any weights ``lambda_i >= 0`` of sum 1 give a bound,
 
@@ -31,6 +32,10 @@ from scipy.optimize import linprog
 
 from edgeflow_mpi.partition.bound.case import Case
 from edgeflow_mpi.partition.timeline import Floats, Ints
+
+
+CLEAR = 1e-9
+"""Relative difference above which one time is taken to exceed another."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,8 @@ def work_bound(case: Case) -> Work:
             (weights * whole_s[:, used]).min(axis=1).sum() + (weights * waits_s[used]).sum()
         )
         makespan_s = min(makespan_s, max(optimum_s, limit_s))
-        if optimum_s >= limit_s:
-            break  # and with fewer devices it would be larger still
+        if optimum_s > limit_s * (1.0 + CLEAR):
+            break  # whoever does useful work, the makespan is at least this optimum
     weights = _best_weights(whole_s, np.zeros(case.ranks))
     value_s = np.zeros(len(case.layers))
     value_s[case.work] = (weights * whole_s).min(axis=1)
