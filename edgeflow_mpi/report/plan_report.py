@@ -40,9 +40,8 @@ def partitioner_table(comparison: Comparison) -> list[str]:
         "partitioner", "latency", "speed-up", "gap", "devices", "moved", "messages", "redundant",
         "memory", "planning",
     )  # fmt: skip
-    ranked = sorted(comparison.candidates, key=lambda c: (c.predicted_s, len(c.used)))
     body = []
-    for candidate in ranked:
+    for candidate in comparison.ranked:
         speedup = comparison.speedup(candidate)
         body.append(
             (

@@ -18,6 +18,7 @@ from edgeflow_mpi.errors import PlanError
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.partition.baselines import single
+from edgeflow_mpi.partition.bound import lower_bound
 from edgeflow_mpi.partition.cost import Prediction, predict
 from edgeflow_mpi.partition.memory import DeviceMemory, plan_memory
 from edgeflow_mpi.partition.plan import LayerPlan, Plan, computing_ranks
@@ -111,8 +112,18 @@ class Comparison:
 
     @property
     def best(self) -> Candidate:
-        """The fastest; of equally fast plans one on fewer devices."""
-        return min(self.candidates, key=lambda c: (c.predicted_s, len(c.used)))
+        """The fastest; of equally fast plans the simplest."""
+        return self.ranked[0]
+
+    @property
+    def ranked(self) -> tuple[Candidate, ...]:
+        """The fastest first; of equally fast plans those on fewer devices, then ``single``."""
+        return tuple(
+            sorted(
+                self.candidates,
+                key=lambda c: (c.predicted_s, len(c.used), c.partitioner != "single"),
+            )
+        )
 
     def speedup(self, candidate: Candidate) -> float | None:
         """How many times as fast as the best single device."""
@@ -156,18 +167,7 @@ def compare_partitioners(task: Task, partitioners: Sequence[str], progress: Prog
 
 def lower_bound_s(task: Task) -> float:
     """No plan on the allowed devices takes less."""
-    # Late, so that planning works where only this certificate cannot be had.
-    from edgeflow_mpi.partition.bound import lower_bound
-
-    # Devices as fast as if no other rank of their host were at work: any plan is slower.
-    free = replace(
-        task.profile,
-        costs=tuple(
-            task.profile.among([rank]).costs[rank] for rank in range(len(task.profile.costs))
-        ),
-        stretches=(),
-    )
-    return lower_bound(task.graph, task.needs, subset(free, task.allowed)).makespan_s
+    return lower_bound(task.graph, task.needs, task.profile, task.allowed).makespan_s
 
 
 def judged(task: Task, name: str, plan: Plan) -> Candidate:

@@ -160,10 +160,11 @@ def draw_timeline(axes: Axes, depth: Axes, comparison: Comparison, best: Candida
     moved = (
         f"{best.messages:,} messages, {size(best.bytes_moved)}" if best.messages else "no messages"
     )
+    share = ", % of the time" if len(names) <= _MOST_NAMED else ""
     _title(
         axes,
         f"{best.partitioner}: {ms(best.predicted_s)}",
-        f"boxes: computing, % of the time (pale: as another device does too); lines: {moved}; "
+        f"boxes: computing{share} (pale: as another device does too); lines: {moved}; "
         f"dashed: no plan can end before {ms(comparison.lower_bound_s)}",
     )
     depth.imshow(
@@ -185,9 +186,10 @@ def draw_scaling(axes: Axes, scaling: Scaling) -> None:
         (v for values in scaling.by_partitioner.values() for v in values if v is not None),
         default=1.0,
     )
-    top = max(1.15 * best, min(max(scaling.bound), 1.6 * best), 1.5)
-    axes.fill_between(counts, [min(b, top) for b in scaling.bound], top, color="#eef1f4", zorder=0)
-    axes.plot(counts, scaling.bound, color=_FAINT, lw=1, zorder=1, clip_on=True)
+    top = max(1.15 * best, min(scaling.bound[-1], 1.6 * best), 1.5)
+    bound = [min(value, 1e3 * top) for value in scaling.bound]
+    axes.fill_between(counts, bound, max(top, *bound), color="#eef1f4", zorder=0, lw=0)
+    axes.plot(counts, bound, color=_FAINT, lw=1, zorder=1, clip_on=True)
     axes.axhline(1, color=_FAINT, lw=1, ls=(0, (4, 3)), zorder=1)
     for colour, (name, values) in zip(_LINES, scaling.by_partitioner.items(), strict=False):
         known = [(n, v) for n, v in zip(counts, values, strict=True) if v is not None]
@@ -215,10 +217,10 @@ def draw_scaling(axes: Axes, scaling: Scaling) -> None:
 
 def draw_partitioners(axes: Axes, comparison: Comparison) -> None:
     """Predicted latency of every partitioner, the fastest on top."""
-    ranked = sorted(comparison.candidates, key=lambda c: (c.predicted_s, len(c.used)))[:14]
+    ranked = comparison.ranked[:14]
     longest = _longest_bar_s(comparison, [c.predicted_s for c in ranked])
     for k, candidate in enumerate(ranked):
-        best = candidate is comparison.best or candidate.predicted_s == comparison.best.predicted_s
+        best = candidate is comparison.best
         alone = candidate.partitioner == "single"
         shown_s = min(candidate.predicted_s, longest)
         axes.barh(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 from edgeflow_mpi.partition.cost import layer_cost
 from edgeflow_mpi.progress import Progress
@@ -16,12 +18,14 @@ from edgeflow_mpi.report.planning import (
     overflowing,
     search_plan,
 )
+from edgeflow_mpi.report.wording import counted
 
 SHOWN = ("joint", "exact", "aofl", "equal")
 """Partitioners that stand for their kind, where they were asked for."""
 
 _COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _EVERY = 8
+_BOUNDED = (1, 2, 4, 8)  # the bound takes its time on many devices
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,12 @@ class Scaling:
 
     ``counts[k]`` devices are the first one and the fastest others. ``by_partitioner[name][k]``
     is None where no plan fits into their memory. ``bound[k]`` is what no plan on them can
-    exceed, ``linear[k]`` what their summed speed would give.
+    exceed; infinite where nothing is known.
     """
 
     counts: tuple[int, ...]
     by_partitioner: Mapping[str, tuple[float | None, ...]]
     bound: tuple[float, ...]
-    linear: tuple[float, ...]
 
 
 def speedups(comparison: Comparison, progress: Progress) -> Scaling:
@@ -52,23 +55,26 @@ def speedups(comparison: Comparison, progress: Progress) -> Scaling:
     if comparison.best.partitioner not in (*names, "single"):
         names.append(comparison.best.partitioner)
     found: dict[str, list[float | None]] = {name: [] for name in names}
-    bound, linear = [], []
-    fastest_s = min(_model_s(task, rank) for rank in task.allowed)
+    bounds: list[float] = []
     for count in counts:
-        used = frozenset(order[:count])
         part = replace(
             task,
-            excluded=frozenset(range(len(task.names))) - used,
+            excluded=frozenset(range(len(task.names))) - frozenset(order[:count]),
             plan_seconds=task.plan_seconds / len(counts),
         )
         for name in names:
-            progress.update(f"{name} on {count} devices")
+            progress.update(f"{name} on {counted(count, 'device')}")
             found[name].append(_speedup(comparison, part, name, one_s, progress))
-        bound.append(one_s / max(lower_bound_s(part), 1e-12))
-        linear.append(sum(fastest_s / max(_model_s(task, rank), 1e-12) for rank in used))
-    return Scaling(
-        counts, {name: tuple(values) for name, values in found.items()}, tuple(bound), tuple(linear)
-    )
+        bound_s = comparison.lower_bound_s
+        if count != counts[-1] and (count in _BOUNDED or len(counts) <= _EVERY):
+            progress.update(f"lower bound on {counted(count, 'device')}")
+            bound_s = lower_bound_s(part)
+        elif count != counts[-1]:
+            bound_s = 0.0
+        bounds.append(one_s / bound_s if bound_s else math.inf)
+    # What more devices cannot exceed, fewer cannot either.
+    bound = tuple(reversed(tuple(accumulate(reversed(bounds), min))))
+    return Scaling(counts, {name: tuple(values) for name, values in found.items()}, bound)
 
 
 def _speedup(

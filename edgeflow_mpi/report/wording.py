@@ -19,6 +19,8 @@ def times(factor: float) -> str:
     """A factor, with enough digits that it never reads 1.0 when it is not 1."""
     if factor >= 99.95:
         return f"{factor:,.0f}×"
+    if factor < 0.095:
+        return f"{factor:.1g}×"
     return f"{factor:.1f}×" if factor >= 1.1 or factor < 0.95 else f"{factor:.2f}×"
 
 

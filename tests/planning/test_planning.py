@@ -261,7 +261,7 @@ def test_redundant_work_is_counted_once() -> None:
     assert candidate.redundant_share == pytest.approx(extra / (3 + extra))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     st.lists(st.floats(0.1, 50), min_size=2, max_size=5),
     st.floats(1, 5000),
