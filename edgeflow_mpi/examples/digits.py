@@ -260,6 +260,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train_command(options: argparse.Namespace, progress: ConsoleProgress) -> int:
+    # Layers this small gain nothing from a second thread, and lose much on a busy machine.
+    torch.set_num_threads(1)
     if options.out.suffix != ".pt2":
         raise InputError(f"the program has to be written to a .pt2 file, not to {options.out}.")
     if not options.out.absolute().parent.is_dir():
