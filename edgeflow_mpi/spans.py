@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True, order=True)
@@ -101,9 +102,7 @@ def subtract(span: Span, covered: Iterable[Span]) -> tuple[Span, ...]:
 
 def from_breakpoints(breakpoints: Sequence[int]) -> tuple[Span, ...]:
     """Spans ``[x_{i-1}, x_i)`` of breakpoints ``x_0 <= x_1 <= ... <= x_n``."""
-    return tuple(
-        Span.of(a, b) for a, b in zip(breakpoints, breakpoints[1:], strict=False)
-    )
+    return tuple(Span.of(a, b) for a, b in pairwise(breakpoints))
 
 
 def even(rows: int, parts: int) -> tuple[Span, ...]:
