@@ -11,8 +11,10 @@ import numpy as np
 from edgeflow_mpi.cluster.profile import Device, LayerCost, Link, Profile
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Arg, Graph, In, Layer, Step, TensorSpec, Weight
+from edgeflow_mpi.partition.plan import LayerPlan, Plan
 from edgeflow_mpi.partition.random import random_plan
 from edgeflow_mpi.partition.timeline import LayerProblem, Timeline
+from edgeflow_mpi.spans import from_breakpoints
 
 
 class Builder:
@@ -292,3 +294,67 @@ def every_split(rows: int, ranks: int) -> np.ndarray[tuple[int, int], np.dtype[n
 def optimum_s(problem: LayerProblem) -> float:
     """The least largest finish time over all integer breakpoints, by trying them all."""
     return float(problem.score(every_split(problem.rows, problem.ranks))[:, 0].min())
+
+
+def neighbour(rng: random.Random, graph: Graph, needs: Needs, plan: Plan) -> Plan:
+    """A valid plan that differs from ``plan`` in a few places: for searching good plans."""
+    layers, marked, order = dict(plan.layers), set(plan.boundary_first), list(plan.order)
+    for _ in range(rng.choice([1, 1, 2, 3])):
+        layer = rng.choice([layer for layer in graph.layers if not layer.pinned])
+        kind = rng.random()
+        if kind < 0.2 and layer.splits:
+            marked ^= {(layer.name, rng.randrange(plan.ranks))}
+        elif kind < 0.3:
+            i = rng.randrange(len(order) - 1)
+            if order[i] not in graph.by_name[order[i + 1]].inputs:
+                order[i], order[i + 1] = order[i + 1], order[i]
+        elif layer.splits:
+            layers[layer.name] = _moved(rng, graph, layer, layers, plan.ranks)
+        else:
+            owner = rng.randrange(plan.ranks)
+            replicas = {rank for rank in range(plan.ranks) if rng.random() < 0.3}
+            layers[layer.name] = LayerPlan.whole(
+                layer.rows, plan.ranks, owner, frozenset() if layer.combine else frozenset(replicas)
+            )
+    if rng.random() < 0.3:
+        _recompute(rng, graph, needs, layers)
+    return Plan("search", plan.ranks, layers, tuple(order), boundary_first=frozenset(marked))
+
+
+def _breakpoints(plan: LayerPlan) -> list[int]:
+    found = [0]
+    for span in plan.owned:
+        found.append(span.stop if span else found[-1])
+    return found
+
+
+def _moved(
+    rng: random.Random, graph: Graph, layer: Layer, layers: Mapping[str, LayerPlan], ranks: int
+) -> LayerPlan:
+    """One breakpoint moved, or those of an input taken over."""
+    x = _breakpoints(layers[layer.name])
+    divided = [name for name in layer.inputs if graph.by_name[name].splits]
+    if divided and rng.random() < 0.5:
+        rows = graph.by_name[divided[0]].rows
+        x = [round(at * layer.rows / rows) for at in _breakpoints(layers[divided[0]])]
+    elif ranks > 1:
+        i = rng.randrange(1, ranks)
+        x[i] = min(max(x[i] + rng.choice([-2, -1, 1, 2]), x[i - 1]), x[i + 1])
+    return LayerPlan.split(from_breakpoints(x))
+
+
+def _recompute(
+    rng: random.Random, graph: Graph, needs: Needs, layers: dict[str, LayerPlan]
+) -> None:
+    """Let ranks compute what their own readers need, in some layers; elsewhere what they own."""
+    for layer in reversed(graph.layers):
+        if layer.pinned or not layer.splits or layer.combine:
+            continue
+        computed = list(layers[layer.name].owned)
+        if rng.random() < 0.5:
+            for name in graph.consumers[layer.name]:
+                at = graph.by_name[name].inputs.index(layer.name)
+                for rank, rows in enumerate(layers[name].computed):
+                    if rows and not graph.by_name[name].pinned:
+                        computed[rank] = computed[rank].hull(needs.of(name, rows)[at])
+        layers[layer.name] = LayerPlan(layers[layer.name].owned, tuple(computed))
