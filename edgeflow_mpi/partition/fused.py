@@ -3,7 +3,8 @@
 DeepThings [1]_ cuts the map behind its first layers into a grid of equal tiles, lets every
 device compute whole tiles from the input on, recomputing what overlaps, and runs the remaining
 layers on the gateway. Here tiles are bands of rows (a grid of n by 1), one for each device,
-and the fused layers of a DAG are all layers up to a place where a single tensor is alive. The
+and the fused layers of a DAG are all layers up to a place where a single tensor is alive, as long
+as all of them can be divided and recomputed. The
 published system balances unlike devices by letting idle ones steal tiles; bands in proportion
 to speed are what that converges to. It fixes the number of fused layers by hand; here every
 possible place is tried, and the one that the block model (scatter, compute, gather, then the
@@ -25,7 +26,7 @@ import numpy as np
 from edgeflow_mpi.cluster.profile import Profile
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
-from edgeflow_mpi.partition.blocks import Block, Shares, plan_blocks
+from edgeflow_mpi.partition.blocks import Block, Shares, plan_blocks, recomputable
 from edgeflow_mpi.partition.cost import layer_cost
 from edgeflow_mpi.partition.plan import Plan
 
@@ -38,7 +39,7 @@ def fused(graph: Graph, needs: Needs, profile: Profile, ranks: Sequence[int]) ->
 
 
 def _places(shares: Shares) -> list[int]:
-    """Positions before which exactly one tensor is alive, and the end: where a block may stop."""
+    """Where the block may stop: 0, and positions before which exactly one tensor is alive."""
     position = {layer.name: i for i, layer in enumerate(shares.layers)}
     count = len(shares.layers)
     # How long each tensor lives, as differences over positions.
@@ -48,7 +49,8 @@ def _places(shares: Shares) -> list[int]:
         change[position.get(layer.name, -1) + 1] += 1
         change[max(readers, default=count) + 1] -= 1
     alive = np.cumsum(change)
-    return [i for i in range(1, count) if alive[i] == 1] + [count]
+    most = next((i for i, layer in enumerate(shares.layers) if not recomputable(layer)), count)
+    return [0, *(i for i in range(1, most + 1) if alive[i] == 1)]
 
 
 def _duration_s(shares: Shares, stop: int) -> float:
