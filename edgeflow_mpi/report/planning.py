@@ -22,7 +22,7 @@ from edgeflow_mpi.partition.bound import lower_bound
 from edgeflow_mpi.partition.cost import Prediction, predict
 from edgeflow_mpi.partition.memory import DeviceMemory, plan_memory
 from edgeflow_mpi.partition.plan import LayerPlan, Plan, computing_ranks
-from edgeflow_mpi.partition.search import graph_for, plan_model
+from edgeflow_mpi.partition.search import device_sets, graph_for, plan_model, schemes
 from edgeflow_mpi.progress import Progress
 from edgeflow_mpi.spans import EMPTY
 
@@ -237,13 +237,37 @@ def _plan(
         found = judged(task, name, plan)
         short = overflowing(task, found.memory)
         if not short:
-            elapsed_s = time.perf_counter() - started_s
-            return replace(found, planning_s=elapsed_s, simulations=simulations)
+            break
         reason = _shortage(task, found, short)
-        if 0 in short:
-            return Refused(name, reason)
         progress.say(f"  {name} {reason}: planned again without")
+        if 0 in short:
+            spared, count = _sparing_first(task, name, allowed)
+            simulations += count
+            if spared is None:
+                return Refused(name, reason)
+            found = spared
+            break
         allowed = [rank for rank in allowed if rank not in short]
+    planning_s = time.perf_counter() - started_s
+    return replace(found, planning_s=planning_s, simulations=simulations)
+
+
+def _sparing_first(task: Task, name: str, ranks: Sequence[int]) -> tuple[Candidate | None, int]:
+    """The best fitting plan of some sets of ``ranks`` without rank 0, and how many were tried."""
+    scheme, others = schemes(task.seed).get(name), [rank for rank in ranks if rank != 0]
+    if scheme is None or not others:
+        return None, 0
+    graph, size = graph_for(name, task.graph), len(task.names)
+    needs = task.needs if graph is task.graph else Needs(graph)
+    places = device_sets(graph, subset(task.profile, others))
+    sets = [[others[place] for place in chosen] for chosen in places]
+    found = []
+    for used in sets if scheme.tries_subsets else [others]:
+        plan = scheme.partition(graph, needs, task.profile.among(used), used)
+        assert plan.ranks == size
+        found.append(judged(task, name, plan))
+    fitting = [candidate for candidate in found if not overflowing(task, candidate.memory)]
+    return min(fitting, key=lambda c: c.predicted_s, default=None), len(found)
 
 
 def search_plan(
@@ -259,7 +283,9 @@ def search_plan(
         progress=progress,
         seed=task.seed,
     )
-    return spread_out(plan, ranks, len(task.profile.devices)), 0
+    scheme = schemes(task.seed).get(name)
+    tried = len(device_sets(graph, task.profile)) if scheme and scheme.tries_subsets else 1
+    return spread_out(plan, ranks, len(task.profile.devices)), tried
 
 
 def spread_out(plan: Plan, ranks: Sequence[int], size: int) -> Plan:

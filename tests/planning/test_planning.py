@@ -118,20 +118,25 @@ def test_a_device_that_lacks_the_memory_is_left_out() -> None:
         )
 
 
-def test_a_plan_that_does_not_fit_the_first_device_is_not_offered() -> None:
-    what = task(FAST, LARGE)
-    single = compared(what, "single").candidates[0]
-    limit = single.memory[0].peak_bytes
-    small = replace(
-        what.profile,
-        devices=(replace(what.profile.devices[0], memory_bytes=limit), *what.profile.devices[1:]),
+def with_memory(what: Task, *limits_bytes: int) -> Task:
+    devices = tuple(
+        replace(device, memory_bytes=limit)
+        for device, limit in zip(what.profile.devices, limits_bytes, strict=True)
     )
-    comparison = compared(replace(what, profile=small))
-    offered = {c.partitioner for c in comparison.candidates}
-    assert "single" in offered
-    for item in comparison.refused:
-        assert item.partitioner not in offered
-        assert f"on d0, which has {limit / 1e6:.2g} MB" in item.reason
+    return replace(what, profile=replace(what.profile, devices=devices))
+
+
+def test_the_first_device_is_spared_where_it_lacks_the_memory() -> None:
+    """It must hold the image and the answer, and there is room for no more."""
+    what = task(FAST, LARGE)
+    image = LARGE.inputs[0].out.size_bytes
+    comparison = compared(with_memory(what, 4 * image, *[10**9] * 3))
+    equal, proportional, single = comparison.candidates
+    assert equal.used == proportional.used == (1, 2, 3)
+    assert single.used != (0,)
+    for candidate in comparison.candidates:
+        assert candidate.memory[0].peak_bytes <= 4 * image
+    assert proportional.simulations > 7
 
 
 def test_memory_for_nothing_is_one_sentence_with_the_numbers() -> None:
