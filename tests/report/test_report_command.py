@@ -38,7 +38,9 @@ def test_what_is_wrong_is_one_sentence(
     assert words in printed.err
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["coverage", "--help"], ["hosts", "--help"], ["plan", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["coverage", "--help"], ["hosts", "--help"], ["plan", "--help"]]
+)
 def test_help_is_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     assert "usage: edgeflow-mpi" in capsys.readouterr().out
