@@ -93,7 +93,7 @@ def lp(graph: Graph, needs: Needs, profile: Profile, ranks: Sequence[int]) -> Pl
 
 def _policy(timeline: Timeline, layer: Layer, ranks: Sequence[int]) -> tuple[int, ...]:
     problem = timeline.problem(layer, ranks)
-    starts = [speed_shares(timeline, layer, ranks), *_scaled(timeline, layer, ranks)]
+    starts = [speed_shares(timeline, layer, ranks), *scaled_breakpoints(timeline, layer, ranks)]
     best = solve_layer(problem, starts)
     return tuple(int(x) for x in best)
 
@@ -157,7 +157,9 @@ def balance(problem: LayerProblem, among: Ints) -> tuple[float, Floats]:
     return best_s, np.minimum(x, float(problem.rows))
 
 
-def _scaled(timeline: Timeline, layer: Layer, ranks: Sequence[int]) -> list[tuple[int, ...]]:
+def scaled_breakpoints(
+    timeline: Timeline, layer: Layer, ranks: Sequence[int]
+) -> list[tuple[int, ...]]:
     """Breakpoints of each divided producer, scaled to the rows of ``layer``."""
     found = []
     for name in layer.inputs:
