@@ -272,7 +272,7 @@ def test_a_profile_of_other_devices_is_refused(three: dict[str, Done]) -> None:
 
 
 def test_four_ranks(folder: Path) -> None:
-    done = finished(local(4, *torchvision("resnet18"), *CHECKED), folder=folder)
+    done = finished(local(4, *torchvision("mobilenet_v3_large"), *CHECKED), folder=folder)
     assert "layers agree" in right(done)
 
 
@@ -283,16 +283,16 @@ def test_five_ranks(folder: Path) -> None:
         {
             "tiny": (*TINY, *EQUAL, *CHECKED),
             "random": (*TINY, "--partitioner", "random", *CHECKED),
-            "mobile": (*torchvision("mobilenet_v3_large"), *EQUAL, "--verify"),
+            "pair": (*PAIR, *CHECKED),
         },
     )
-    assert [right(done)[:6] for done in found.values()] == ["Answer"] * 3
+    assert all("layers agree" in right(done) for done in found.values())
 
 
 def test_digits_under_the_plain_command_of_a_cluster(folder: Path) -> None:
     """Every prediction is that of the undivided network."""
     model, heldout = folder / "digits.pt2", folder / "digits-heldout.npz"
-    assert digits.main(["train", "--out", str(model), "--epochs", "2", "--batch", "12"]) == 0
+    assert digits.main(["train", "--out", str(model), "--epochs", "2", "--batch", "60"]) == 0
     hosts = folder / "hosts.txt"
     hosts.write_text("# this machine\nlocalhost slots=3\n")
     done = finished(
@@ -303,7 +303,7 @@ def test_digits_under_the_plain_command_of_a_cluster(folder: Path) -> None:
         folder=folder,
         environ={"EDGEFLOW_LOCAL": "0"},
     )  # fmt: skip
-    assert "in 30 requests" in right(done)
+    assert "in 6 requests" in right(done)
     assert "warning: several ranks share a host" in done.stderr
     same, count, recognised = digits.compare(model, heldout, folder / "answers.npz")
     assert (same, count) == (360, 360)

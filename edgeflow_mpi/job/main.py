@@ -70,6 +70,7 @@ class _Baseline:
     rank: int
 
 
+@torch.no_grad()
 def run_job(context: Context, open_transport: OpenTransport) -> int:
     """Set up, answer, check and report; the exit status of this rank.
 
@@ -81,7 +82,6 @@ def run_job(context: Context, open_transport: OpenTransport) -> int:
         Anything else, the same on all ranks; also, after the report, where the verification
         found a difference.
     """
-    torch.set_grad_enabled(False)
     options = context.options
     hosts = check_ranks_agree(context)
     saved = check_files(context)
