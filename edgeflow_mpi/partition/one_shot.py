@@ -9,9 +9,9 @@ true objective: each breakpoint is rounded to the nearest row (halves up).
 What to do with messages that the point does without is the one choice left. Constraints that
 keep them out make the program a restriction of the true problem (where needs are linear), so
 that its optimum, before rounding, is no worse than the point; that is what the partitioner
-does. Leaving them out of the program without a word relaxes it, which is worse by far: the
-optimum then needs messages that the program knows nothing of. Both are measured beside ``lp``
-and ``exact`` by ``bench/lp_vs_exact.py``. After rounding nothing is guaranteed.
+does. Leaving them out of the program without a word relaxes it: its optimum then needs messages
+that it knows nothing of. Both are measured beside ``lp`` and ``exact`` by
+``bench/lp_vs_exact.py``. After rounding nothing is guaranteed.
 
 References
 ----------
