@@ -455,7 +455,7 @@ HAND_MADE: dict[str, HandMade] = {
     "convnext_v2": HandMade(lambda: stem(ConvNeXtBlock(16)), (1, 3, 15, 11)),
     "cbam": HandMade(lambda: stem(AttentionModule(16)), (2, 3, 13, 9)),
     "coordinate_attention": HandMade(
-        lambda: stem(CoordinateAttention(16)), (1, 3, 11, 9), ("cat", "slice")
+        lambda: stem(CoordinateAttention(16)), (1, 3, 11, 9), ("cat", "alias")
     ),
     "ghost": HandMade(lambda: stem(Ghost(16)), (1, 3, 13, 9)),
     "yolo": HandMade(Detector, (2, 3, 36, 28), ("reshape", "permute", "cat")),
@@ -473,6 +473,6 @@ HAND_MADE: dict[str, HandMade] = {
         lambda: SplitAttention(8), (1, 3, 29, 21), ("matmul", "scaled_dot_product_attention")
     ),
     "channels_last": HandMade(ChannelsLast, (2, 21, 17, 3)),
-    "sound": HandMade(Spectrogram, (2, 150)),
+    "sound": HandMade(Spectrogram, (2, 150), ("alias",)),
     "pyramid_pooling": HandMade(PlainPyramidPooling, (1, 3, 27, 21)),
 }

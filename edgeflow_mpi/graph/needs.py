@@ -116,4 +116,8 @@ class Needs:
         for k, producer in enumerate(producers):
             if producer.combine:
                 low[k], high[k] = 0, producer.rows
+            # Mirrored borders and wide dilation need rows out of order: a row then counts
+            # for all before it as well, or all behind it, so that spans of rows stay spans.
+            low[k] = np.minimum.accumulate(low[k][::-1])[::-1]
+            high[k] = np.maximum.accumulate(high[k])
         return tuple((low[k], high[k]) for k in range(len(producers)))

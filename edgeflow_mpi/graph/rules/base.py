@@ -87,10 +87,7 @@ class Rule(ABC):
 
     @abstractmethod
     def needs(self, call: Call, rows: Span) -> tuple[Span, ...]:
-        """Rows of each operand that the non-empty result span ``rows`` needs.
-
-        Starts and stops must be non-decreasing in the start and stop of ``rows``.
-        """
+        """Rows of each operand that the non-empty result span ``rows`` needs, never none."""
 
     @abstractmethod
     def bind(self, call: Call, rows: Span, weights: Weights) -> Compute:

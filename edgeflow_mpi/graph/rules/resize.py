@@ -52,11 +52,9 @@ def _row_matrix(mode: _Mode, ndim: int, height: int, made: int, scale: float | N
 def _reach(
     mode: _Mode, ndim: int, height: int, made: int, scale: float | None
 ) -> tuple[Matrix, Matrix]:
-    """First and one past the last operand row of each result row, made monotone."""
+    """First and one past the last operand row of each result row."""
     used = _row_matrix(mode, ndim, height, made, scale) != 0
-    low = used.argmax(axis=1)
-    high = height - used[:, ::-1].argmax(axis=1)
-    return np.minimum.accumulate(low[::-1])[::-1], np.maximum.accumulate(high)
+    return used.argmax(axis=1), height - used[:, ::-1].argmax(axis=1)
 
 
 class Resize(Rule):
@@ -88,7 +86,8 @@ class Resize(Rule):
     def needs(self, call: Call, rows: Span) -> tuple[Span, ...]:
         height, made = call.operands[0].rows, call.out.rows
         low, high = _reach(self._mode(call), self._ndim, height, made, self._scales(call)[0])
-        return (Span(int(low[rows.start]), int(high[rows.stop - 1])),)
+        chosen = slice(rows.start, rows.stop)
+        return (Span(int(low[chosen].min()), int(high[chosen].max())),)
 
     def bind(self, call: Call, rows: Span, weights: Weights) -> Compute:
         height, (made, *across) = call.operands[0].rows, call.out.shape[2:]

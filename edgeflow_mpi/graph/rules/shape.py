@@ -261,7 +261,7 @@ class Pad(Rule):
     """Padding in any mode; negative amounts crop.
 
     Mirrored rows at the border come from inside the map, so a span near it needs the rows
-    its mirror image lies on: needs are made monotone to keep spans spans.
+    its mirror image lies on.
     """
 
     follows = True
@@ -307,9 +307,8 @@ class Pad(Rule):
         before, after = self._row_amounts(call)
         if self._mode(call) == "constant" or (before, after) == (0, 0):
             return (clip(rows.start - before, rows.stop - before, height),)
-        sources = self._sources(call)
-        start = int(sources[rows.start :].min())
-        return (Span(start, int(sources[: rows.stop].max()) + 1),)
+        sources = self._sources(call)[rows.start : rows.stop]
+        return (Span(int(sources.min()), int(sources.max()) + 1),)
 
     def bind(self, call: Call, rows: Span, weights: Weights) -> Compute:
         axis = call.out.axis

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from edgeflow_mpi.graph.rules.base import (
@@ -46,6 +47,16 @@ class Window:
         return start, self.stride * (rows.stop - 1) - self.before + self.reach
 
     def needs(self, rows: Span, height: int) -> Span:
+        """Operand rows from the first to the last that the windows of ``rows`` touch.
+
+        A dilated window that starts in the padding touches no row before its first tap inside.
+        """
+        if self.dilation > 1:
+            starts = self.stride * np.arange(rows.start, rows.stop)[:, None] - self.before
+            taps = starts + self.dilation * np.arange(self.kernel)
+            inside = taps[(taps >= 0) & (taps < height)]
+            if inside.size:
+                return Span(int(inside.min()), int(inside.max()) + 1)
         return clip(*self.unclipped(rows), height)
 
     def padding(self, rows: Span, height: int) -> tuple[int, int]:
