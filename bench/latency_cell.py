@@ -17,10 +17,12 @@ from edgeflow_mpi.job.serve import (
     Contender,
     Measured,
     OpenTransport,
+    fastest,
     hand_out_weights,
     measure,
     open_session,
     rank_stats,
+    single_device_contenders,
     single_rank,
 )
 from edgeflow_mpi.job.setup import (
@@ -71,8 +73,9 @@ def measure_cell(
     alone = ready("single")
     device = single_rank(task.graph, alone.tables)
     contenders = [Contender(plan.session) for plan in plans]
-    contenders.append(Contender(alone.session, alone=device))
-    *ours, theirs = measure(context, task, contenders, rounds=-(-context.options.repeat // BLOCK))
+    contenders += single_device_contenders(context, alone.session, device)
+    measured = measure(context, task, contenders, rounds=-(-context.options.repeat // BLOCK))
+    ours, theirs = measured[: len(plans)], measured[len(plans) :]
     per_rank = [
         context.comm.gather(
             rank_stats(context, task.graph, plan.tables, measured, hosts[context.rank]), root=0
@@ -81,7 +84,7 @@ def measure_cell(
     ]
     with agreed(context.comm):
         if context.first:
-            single = SingleDevice(_latency(theirs).median_ms, device)
+            single = SingleDevice(_latency(fastest(theirs)).median_ms, device)
             checked = _verified(context, task, partitioners, ours)
             found = [
                 to_json(

@@ -16,11 +16,13 @@ from edgeflow_mpi.job.serve import (
     Contender,
     Measured,
     OpenTransport,
+    fastest,
     fits,
     hand_out_weights,
     measure,
     open_session,
     rank_stats,
+    single_device_contenders,
     single_rank,
 )
 from edgeflow_mpi.job.setup import (
@@ -124,16 +126,18 @@ def _serve(
     contenders = [Contender(session)]
     baseline = _open_baseline(context, task, profile, tables, weights, open_transport)
     if baseline is not None:
-        contenders.append(Contender(baseline.session, alone=baseline.rank))
+        contenders += single_device_contenders(context, baseline.session, baseline.rank)
     count = max(options.repeat, len(task.requests))
     beside = "" if baseline is None else ", and as many on the best single device"
     with context.progress.step(f"{count} timed request{'s' * (count != 1)}{beside}"):
         ours, *theirs = measure(context, task, contenders)
-    for contender in contenders:
-        contender.session.close()
+    session.close()
     single = None
-    if baseline is not None and context.first:
-        single = SingleDevice(Latency(_ms(theirs[0].latencies_s)).median_ms, baseline.rank)
+    if baseline is not None:
+        baseline.session.close()
+        if context.first:
+            alone = Latency(_ms(fastest(theirs).latencies_s))
+            single = SingleDevice(alone.median_ms, baseline.rank)
     return _Served(ours, rank_stats(context, task.graph, tables, ours, host), single)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -133,11 +134,31 @@ def fits(graph: Graph, memory_bytes: int) -> bool:
 class Contender:
     """A session whose requests are timed; while it runs, rank ``alone`` has all its host's cores.
 
-    ``alone`` is for a session in which one rank computes and the others sleep.
+    ``alone`` is for a session in which one rank computes and the others sleep. It computes with
+    as many threads as its host has cores, or, where ``own_threads``, with no more than usual.
     """
 
     session: Session
     alone: int | None = None
+    own_threads: bool = False
+
+
+def single_device_contenders(context: Context, session: Session, rank: int) -> list[Contender]:
+    """The ways in which the best single device may run, all to be measured; collective.
+
+    With all cores of its host, and, where ranks share the host, with the threads that the rank
+    has in the job as well: on a busy machine the threads of one process wait for one another,
+    and more of them can be much slower. The best of them is what a user would compare with.
+    """
+    affinity = context.affinity
+    shares = context.comm.bcast(affinity.host_threads != affinity.threads, root=rank)
+    ways = [Contender(session, alone=rank)]
+    return [*ways, Contender(session, alone=rank, own_threads=True)] if shares else ways
+
+
+def fastest(measured: Sequence[Measured]) -> Measured:
+    """The contender with the least median latency; rank 0 only."""
+    return min(measured, key=lambda one: statistics.median(one.latencies_s))
 
 
 def measure(
@@ -165,7 +186,7 @@ def measure(
 
     def turn(count: int, *, timed: bool) -> None:
         for contender, requests in zip(contenders, series, strict=True):
-            with _all_cores(context, contender.alone):
+            with _all_cores(context, contender):
                 requests.run(count, timed=timed)
 
     turn(options.warmup, timed=False)
@@ -231,14 +252,15 @@ class _Series:
 
 
 @contextmanager
-def _all_cores(context: Context, rank: int | None) -> Iterator[None]:
-    """Give ``rank``, if there is one, every core of its host for a while."""
-    if context.rank != rank:
+def _all_cores(context: Context, contender: Contender) -> Iterator[None]:
+    """Give the rank that is alone, if there is one, every core of its host for a while."""
+    if context.rank != contender.alone:
         yield
         return
     affinity = context.affinity
     bind_to(affinity.host_cores)
-    apply_threads(context.options.threads or affinity.host_threads)
+    threads = affinity.threads if contender.own_threads else affinity.host_threads
+    apply_threads(context.options.threads or threads)
     try:
         yield
     finally:
