@@ -33,7 +33,6 @@ from scipy.optimize import linprog
 from edgeflow_mpi.partition.bound.case import Case
 from edgeflow_mpi.partition.timeline import Floats, Ints
 
-
 CLEAR = 1e-9
 """Relative difference above which one time is taken to exceed another."""
 
