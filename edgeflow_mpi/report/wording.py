@@ -49,7 +49,7 @@ def rate(bandwidth_bytes_s: float) -> str:
 def rounded(value: float) -> str:
     """Two significant digits, three from a hundred up."""
     if value >= 100:
-        return f"{value:,.0f}" if value < 1000 else f"{round(value, 2 - len(str(int(value)))):,.0f}"
+        return f"{value:,.0f}" if value < 1000 else f"{round(value, 3 - len(str(int(value)))):,.0f}"
     return f"{value:.2g}"
 
 
