@@ -1,0 +1,1 @@
+"""One search over a whole plan: breakpoints, recomputation, boundary order, devices."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from edgeflow_mpi.partition.simulator.jit import Ints, Longs, inlined, jit
+from edgeflow_mpi.partition.simulator.jit import Ints, Longs, inlined, part
 from edgeflow_mpi.partition.simulator.problem import Problem
 from edgeflow_mpi.partition.simulator.state import NOBODY, Scratch
 
@@ -12,7 +12,7 @@ from edgeflow_mpi.partition.simulator.state import NOBODY, Scratch
 class Path(NamedTuple):
     """The last chain that was followed, from its end.
 
-    Step k < ``count[0]`` is a piece of ``layer[k]`` on ``rank[k]`` (``sender[k]`` is NOBODY),
+    Step k < ``length[0]`` is a piece of ``layer[k]`` on ``rank[k]`` (``sender[k]`` is NOBODY),
     or a message of ``layer[k]`` from ``sender[k]`` to ``rank[k]``, read by ``reader[k]``.
     """
 
@@ -20,10 +20,10 @@ class Path(NamedTuple):
     rank: Ints
     sender: Ints
     reader: Ints
-    count: Ints
+    length: Ints
 
 
-@jit
+@part
 def follow(problem: Problem, work: Scratch, path: Path) -> None:
     """Write down what held up the last answer of the timeline in ``work``, back to the start."""
     n = problem.ranks
@@ -57,7 +57,7 @@ def follow(problem: Problem, work: Scratch, path: Path) -> None:
         else:
             at = work.leave_cause[f]
             leaving = True
-    path.count[0] = count
+    path.length[0] = count
 
 
 @inlined

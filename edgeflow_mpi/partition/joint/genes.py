@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.partition.plan import LayerPlan, Plan
-from edgeflow_mpi.partition.simulator.jit import Ints, inlined, ints
+from edgeflow_mpi.partition.simulator.jit import Ints, inlined, ints, part
 from edgeflow_mpi.partition.simulator.problem import Problem
 from edgeflow_mpi.partition.simulator.state import Choice, new_choice
 from edgeflow_mpi.spans import Span, from_breakpoints
@@ -39,31 +39,47 @@ def new_genes(problem: Problem) -> Genes:
     return Genes(new_choice(problem), ints([0] * (problem.layers * problem.ranks)))
 
 
-@inlined
+@part
 def copy_genes(problem: Problem, origin: Genes, to: Genes) -> None:
-    """Make ``to`` equal to ``origin``, spans that follow from the rest left out."""
+    """Make ``to`` equal to ``origin``."""
     for k in range(len(origin.choice.cut)):
         to.choice.cut[k] = origin.choice.cut[k]
     for k in range(len(origin.halo)):
         to.halo[k] = origin.halo[k]
         to.choice.first[k] = origin.choice.first[k]
+        to.choice.start[k] = origin.choice.start[k]
+        to.choice.stop[k] = origin.choice.stop[k]
     for k in range(problem.layers):
         to.choice.order[k] = origin.choice.order[k]
         to.choice.position[k] = origin.choice.position[k]
 
 
+def set_genes(to: Genes, origin: Genes) -> None:
+    """:func:`copy_genes` for Python."""
+    for target, values in zip(to.choice, origin.choice, strict=True):
+        target[:] = values
+    to.halo[:] = origin.halo
+
+
 @inlined
-def same_genes(one: Genes, other: Genes) -> bool:
-    """Whether both are the same point, spans that follow from the rest left out."""
-    differs = 0
-    for k in range(len(one.choice.cut)):
-        differs |= one.choice.cut[k] ^ other.choice.cut[k]
-    for k in range(len(one.halo)):
-        differs |= one.halo[k] ^ other.halo[k]
-        differs |= one.choice.first[k] ^ other.choice.first[k]
-    for k in range(len(one.choice.order)):
-        differs |= one.choice.order[k] ^ other.choice.order[k]
-    return differs == 0
+def first_settled(problem: Problem, one: Genes, other: Genes) -> int:
+    """The first position from which on two plans are the same; 0 where they are all the same.
+
+    What ranks own and compute counts, and where boundary rows go first.
+    """
+    n = problem.ranks
+    for p in range(problem.layers - 1, -1, -1):
+        layer = one.choice.order[p]
+        differs = layer ^ other.choice.order[p]
+        for k in range(layer * (n + 1), layer * (n + 1) + n):
+            differs |= one.choice.cut[k] ^ other.choice.cut[k]
+        for u in range(layer * n, layer * n + n):
+            differs |= one.choice.start[u] ^ other.choice.start[u]
+            differs |= one.choice.stop[u] ^ other.choice.stop[u]
+            differs |= one.choice.first[u] ^ other.choice.first[u]
+        if differs != 0:
+            return p + 1
+    return 0
 
 
 @inlined
@@ -102,7 +118,7 @@ def spread(problem: Problem, genes: Genes) -> None:
             choice.stop[u] = b if a < b else 0
 
 
-def genes_of(problem: Problem, graph: Graph, choice: Choice) -> Genes:
+def genes_of(problem: Problem, choice: Choice) -> Genes:
     """The genes nearest to a plan: computed spans may differ where they are not needed ones."""
     n = problem.ranks
     halo = [0] * (problem.layers * n)
@@ -132,6 +148,9 @@ def plan_of(graph: Graph, genes: Genes, ranks: int) -> Plan:
         for number, layer in enumerate(graph.layers)
         for rank in range(ranks)
         if choice.first[number * ranks + rank]
+        and layer.splits
+        and not layer.combine
+        and layers[layer.name].computed[rank]
     )
     order = tuple(graph.layers[int(number)].name for number in choice.order)
     return Plan("joint", ranks, layers, order, boundary_first=first)

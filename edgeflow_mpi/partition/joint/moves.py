@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
+from random import Random
 from typing import NamedTuple
 
 from edgeflow_mpi.partition.joint.critical import Path, draw
 from edgeflow_mpi.partition.joint.genes import ABOVE, BELOW, Genes
-from edgeflow_mpi.partition.simulator.jit import Floats, Ints, Longs, inlined, jit
+from edgeflow_mpi.partition.simulator.jit import Floats, Ints, Longs, floats, ints, longs, part
 from edgeflow_mpi.partition.simulator.problem import Problem
 from edgeflow_mpi.partition.simulator.state import NOBODY
 
@@ -26,15 +29,28 @@ class Moves(NamedTuple):
     run: Ints
 
 
-@jit
+def new_moves(problem: Problem, speeds: Sequence[float], seed: int) -> Moves:
+    """Moves whose chances follow from ``seed``; ``speeds`` are the devices' relative ones."""
+    rng = Random(seed)
+    layers = range(problem.layers)
+    return Moves(
+        chance=longs(rng.randint(1, 2147483000) for _ in range(2)),
+        divided=ints(k for k in layers if problem.splits[k]),
+        whole=ints(k for k in layers if not problem.splits[k] and not problem.pinned[k]),
+        share=floats(accumulate((speed / sum(speeds) for speed in speeds), initial=0.0)),
+        run=ints([0] * problem.layers),
+    )
+
+
+@part
 def change(problem: Problem, genes: Genes, moves: Moves, path: Path) -> None:
     """Make one random move, in place; it may turn out to change nothing."""
     n = problem.ranks
     chance = moves.chance
     layer, rank, sender = NOBODY, draw(chance, n), NOBODY
     reader = NOBODY
-    if path.count[0] > 0 and draw(chance, 4) > 0:
-        k = draw(chance, path.count[0])
+    if path.length[0] > 0 and draw(chance, 4) > 0:
+        k = draw(chance, path.length[0])
         layer, rank, sender = path.layer[k], path.rank[k], path.sender[k]
         if sender != NOBODY:
             reader = path.reader[k]
@@ -71,7 +87,7 @@ def change(problem: Problem, genes: Genes, moves: Moves, path: Path) -> None:
         mark_first(problem, genes, moves, layer, rank, sender)
 
 
-@inlined
+@part
 def find_run(problem: Problem, moves: Moves, layer: int, longest: int) -> int:
     """Put ``layer`` and divided layers near it into ``moves.run``; how many there are."""
     chance = moves.chance
@@ -114,10 +130,8 @@ def find_run(problem: Problem, moves: Moves, layer: int, longest: int) -> int:
     return count
 
 
-@jit
-def shift(
-    problem: Problem, genes: Genes, moves: Moves, layer: int, rank: int, sender: int
-) -> None:
+@part
+def shift(problem: Problem, genes: Genes, moves: Moves, layer: int, rank: int, sender: int) -> None:
     """Give some rows of a rank to another one, those between them giving up as many."""
     n = problem.ranks
     chance = moves.chance
@@ -158,7 +172,7 @@ def shift(
                 cut[base + k] = max(cut[base + k] + move, cut[base + k - 1])
 
 
-@jit
+@part
 def copy_cuts(problem: Problem, genes: Genes, moves: Moves, layer: int, reader: int) -> None:
     """Divide layers as one of their neighbours is divided, at the same shares of the height."""
     n = problem.ranks
@@ -191,7 +205,7 @@ def copy_cuts(problem: Problem, genes: Genes, moves: Moves, layer: int, reader: 
                 cut[base] = x
 
 
-@jit
+@part
 def drop(problem: Problem, genes: Genes, moves: Moves, layer: int, rank: int) -> None:
     """Leave a rank out of some layers: its neighbours take its rows."""
     n = problem.ranks
@@ -212,7 +226,7 @@ def drop(problem: Problem, genes: Genes, moves: Moves, layer: int, rank: int) ->
         cut[base + 1] = x
 
 
-@jit
+@part
 def share_out(problem: Problem, genes: Genes, moves: Moves, layer: int) -> None:
     """Divide some layers by the speeds of those ranks that have rows of one of them."""
     n = problem.ranks
@@ -244,7 +258,7 @@ def share_out(problem: Problem, genes: Genes, moves: Moves, layer: int) -> None:
                 cut[at * (n + 1) + i + 1] = min(x, problem.rows[at])
 
 
-@jit
+@part
 def mark_halo(
     problem: Problem, genes: Genes, moves: Moves, layer: int, rank: int, sender: int
 ) -> None:
@@ -276,7 +290,7 @@ def mark_halo(
                 genes.halo[u] = genes.halo[u] & (3 - both)
 
 
-@jit
+@part
 def mark_first(
     problem: Problem, genes: Genes, moves: Moves, layer: int, rank: int, sender: int
 ) -> None:
@@ -296,7 +310,7 @@ def mark_first(
                 genes.choice.first[moves.run[r] * n + i] = mark
 
 
-@jit
+@part
 def change_whole(problem: Problem, genes: Genes, moves: Moves, layer: int) -> None:
     """Put a layer that is not divided, and those that follow it, elsewhere or everywhere."""
     n = problem.ranks
@@ -319,7 +333,7 @@ def change_whole(problem: Problem, genes: Genes, moves: Moves, layer: int) -> No
             break
 
 
-@jit
+@part
 def change_order(problem: Problem, genes: Genes, moves: Moves, layer: int) -> None:
     """Move a layer forward or back in the order, as far as its inputs and readers allow."""
     order, position = genes.choice.order, genes.choice.position

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgeflow_mpi.partition.simulator.jit import Ints, inlined, jit
+from edgeflow_mpi.partition.simulator.jit import Ints, inlined, part
 from edgeflow_mpi.partition.simulator.problem import Problem
 from edgeflow_mpi.partition.simulator.state import NOBODY, Choice, Scratch
 
@@ -34,7 +34,7 @@ def cut_out(starts: Ints, stops: Ints, count: int, start: int, stop: int) -> int
     return count + 1 if split else kept
 
 
-@jit
+@part
 def find_flows(problem: Problem, choice: Choice, work: Scratch) -> int:
     """Fill in the flows of ``choice``; how many there are, -1 where there is no room for them."""
     n = problem.ranks

@@ -66,35 +66,39 @@ def _array(dtype: type[np.generic], values: Iterable[float]) -> Any:
 
 
 def jit(function: _Function) -> _Function:
-    """The function compiled when it is first called, or as it is where numba is missing."""
+    """The function compiled when Python first calls it, or as it is where numba is missing."""
     if not COMPILED:
         return function
     usual = numba.config.CACHE_DIR
     try:
         numba.config.CACHE_DIR = _FOLDER
-        compiled: _Function = numba.njit(cache=bool(_FOLDER), error_model="numpy", _nrt=False)(
-            function
-        )
+        return _compiled(function, cache=bool(_FOLDER))
     finally:
         numba.config.CACHE_DIR = usual
-    return compiled
+
+
+def part(function: _Function) -> _Function:
+    """A function that only compiled ones call."""
+    return _compiled(function, no_cpython_wrapper=True) if COMPILED else function
 
 
 def inlined(function: _Function) -> _Function:
-    """A function that only compiled ones call, and that becomes part of each of them.
+    """A function that becomes part of every compiled one that calls it.
 
     Handing tens of arrays to a function takes longer than what most of ours do.
     """
     if not COMPILED:
         return function
-    compiled: _Function = numba.njit(
-        error_model="numpy",
-        _nrt=False,
-        forceinline=True,
-        no_cpython_wrapper=True,
-        no_cfunc_wrapper=True,
-    )(function)
-    return compiled
+    return _compiled(function, no_cpython_wrapper=True, forceinline=True)
+
+
+def _compiled(function: _Function, **options: object) -> _Function:
+    # Nothing here makes an array, so nothing counts references to them: that alone would take
+    # ten times as long as the work.
+    made: _Function = numba.njit(error_model="numpy", no_cfunc_wrapper=True, _nrt=False, **options)(
+        function
+    )
+    return made
 
 
 def _cache_folder() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -37,6 +38,7 @@ class Problem(NamedTuple):
     undivided: Ints
     pinned: Ints
     splits: Ints
+    leads: Ints
     answer: Ints
     message_bytes: Floats
     row_bytes: Floats
@@ -97,6 +99,7 @@ def compile_problem(graph: Graph, needs: Needs, profile: Profile) -> Problem:
         undivided=ints(not layer.divisible for layer in graph.layers),
         pinned=ints(layer.pinned for layer in graph.layers),
         splits=ints(layer.splits for layer in graph.layers),
+        leads=ints(_leads(graph)),
         answer=ints(layer.kind == "output" for layer in graph.layers),
         message_bytes=floats(
             transfer_bytes(layer, Span(0, 1)) if layer.combine else 0 for layer in graph.layers
@@ -120,3 +123,14 @@ def compile_problem(graph: Graph, needs: Needs, profile: Profile) -> Problem:
         bandwidth=floats(link.bandwidth_bytes_s if link else 1.0 for link in links),
         message_cpu_s=floats(profile.message_cpu_s or [0.0] * ranks),
     )
+
+
+def _leads(graph: Graph) -> Iterator[bool]:
+    """For every two layers, in graph order, whether the second one depends on the first."""
+    behind: dict[str, set[str]] = {}
+    for layer in reversed(graph.layers):
+        readers = graph.consumers[layer.name]
+        behind[layer.name] = set(readers).union(*(behind[name] for name in readers))
+    for layer in graph.layers:
+        for other in graph.layers:
+            yield other.name in behind[layer.name]

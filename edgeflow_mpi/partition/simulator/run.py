@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from edgeflow_mpi.partition.simulator.events import drop_first, push
 from edgeflow_mpi.partition.simulator.flows import find_flows, lay_out
-from edgeflow_mpi.partition.simulator.jit import inlined, jit
+from edgeflow_mpi.partition.simulator.jit import Floats, inlined, jit, part
 from edgeflow_mpi.partition.simulator.problem import Problem
 from edgeflow_mpi.partition.simulator.state import NOBODY, Choice, Scratch
 
 NEVER = 1e300
-"""The makespan of what was given up or did not fit."""
+"""The makespan of what was given up."""
+NO_ROOM = 2e300
+"""The makespan of what has more flows than the scratch has room for."""
 
 # An event's key: position * n + rank in the high bits, what happens in the low ones. A piece
 # is done there (0), or of flow f: its sender has handed it over (3 f + 1), it begins to reach
@@ -19,16 +21,34 @@ _MASK = (1 << _SHIFT) - 1
 
 
 @jit
-def simulate(problem: Problem, choice: Choice, work: Scratch, limit_s: float) -> float:
-    """The makespan of ``choice``; NEVER where it is found out to be more than ``limit_s``."""
+def simulate(
+    problem: Problem,
+    choice: Choice,
+    work: Scratch,
+    limit_s: float,
+    latest_s: Floats,
+    settled: int,
+) -> float:
+    """The makespan of ``choice``; NEVER where it is given up, NO_ROOM where it is not begun.
+
+    It is given up as soon as it is seen to be more than ``limit_s``: a device has too much left
+    to do, or a piece q of a layer from position ``settled`` on begins later than ``latest_s[q]``.
+    """
     if find_flows(problem, choice, work) < 0:
-        return NEVER
+        return NO_ROOM
     lay_out(problem, choice, work)
-    return run_events(problem, choice, work, limit_s)
+    return run_events(problem, choice, work, limit_s, latest_s, settled)
 
 
-@jit
-def run_events(problem: Problem, choice: Choice, work: Scratch, limit_s: float) -> float:
+@part
+def run_events(
+    problem: Problem,
+    choice: Choice,
+    work: Scratch,
+    limit_s: float,
+    latest_s: Floats,
+    settled: int,
+) -> float:
     """Run what :func:`lay_out` has prepared until all answers are there."""
     n = problem.ranks
     answers = 0
@@ -42,9 +62,11 @@ def run_events(problem: Problem, choice: Choice, work: Scratch, limit_s: float) 
     for i in range(n + 1):
         work.out_free_s[i] = 0.0
         work.out_last[i] = NOBODY
+    work.logged[0] = 0
     size = 0
     for i in range(n):
-        size = start_next(problem, choice, work, i, 0.0, size)
+        if work.ready_count[i] > 0:
+            size = start_next(problem, choice, work, i, 0.0, size)
     while size > 0:
         now_s = work.event_s[0]
         alone = NOBODY  # the rank that may start something now, if it is the only one
@@ -78,9 +100,15 @@ def run_events(problem: Problem, choice: Choice, work: Scratch, limit_s: float) 
             return now_s
         if alone != NOBODY:
             for i in range(0 if several else alone, n if several else alone + 1):
-                if now_s + work.rest_s[i] > limit_s and work.running[i] == NOBODY:
+                if work.running[i] != NOBODY or work.ready_count[i] == 0:
+                    continue
+                if now_s + work.rest_s[i] > limit_s:
                     return NEVER
                 size = start_next(problem, choice, work, i, now_s, size)
+                q = work.running[i]
+                late = now_s > latest_s[q]
+                if late and choice.position[q // (3 * n)] >= settled:
+                    return NEVER
     return NEVER
 
 
@@ -119,10 +147,8 @@ def satisfy(
 def start_next(
     problem: Problem, choice: Choice, work: Scratch, i: int, now_s: float, size: int
 ) -> int:
-    """Let rank ``i`` start the first of its ready pieces, if it is free."""
+    """Let rank ``i``, which is free, start the first of its ready pieces."""
     count = work.ready_count[i]
-    if work.running[i] != NOBODY or count == 0:
-        return size
     base = i * 3 * problem.layers
     best = base
     for k in range(base + 1, base + count):
@@ -142,6 +168,8 @@ def start_next(
     work.rest_s[i] -= work_s
     work.running[i] = q
     work.device_last[i] = q
+    work.log[work.logged[0]] = q
+    work.logged[0] += 1
     return push(work.event_s, work.event, size, now_s + work_s, place << _SHIFT)
 
 

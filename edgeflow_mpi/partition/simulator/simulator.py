@@ -6,9 +6,8 @@ from edgeflow_mpi.cluster.profile import Profile
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.partition.plan import Plan
-from edgeflow_mpi.partition.simulator.flows import find_flows
 from edgeflow_mpi.partition.simulator.problem import compile_problem
-from edgeflow_mpi.partition.simulator.run import NEVER, simulate
+from edgeflow_mpi.partition.simulator.run import NEVER, NO_ROOM, simulate
 from edgeflow_mpi.partition.simulator.state import Choice, new_choice, new_scratch
 
 
@@ -38,9 +37,13 @@ class Simulator:
 
     def simulate(self, choice: Choice, limit_s: float = NEVER) -> float:
         """The makespan of ``choice``; NEVER where it is seen to be more than ``limit_s``."""
-        while find_flows(self.problem, choice, self.scratch) < 0:
+        everything = self.problem.layers
+        while True:
+            bar_s = self.scratch.began_s
+            found_s = simulate(self.problem, choice, self.scratch, limit_s, bar_s, everything)
+            if found_s != NO_ROOM:
+                return found_s
             self.scratch = new_scratch(self.problem, 4 * len(self.scratch.producer))
-        return simulate(self.problem, choice, self.scratch, limit_s)
 
     def choice(self, plan: Plan) -> Choice:
         """The arrays of ``plan``."""

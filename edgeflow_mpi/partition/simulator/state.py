@@ -38,7 +38,8 @@ class Scratch(NamedTuple):
     of layer l that reaches rank i, ``got_next`` the one before it.
 
     ``began_s[q]`` and ``done_s[q]`` are times of pieces, ``left_s[f]`` and ``there_s[f]`` of
-    flows. What a piece was held up by until it began is ``piece_cause[q]``: another piece k, or a
+    flows. ``log`` lists the pieces in the order in which they began, ``logged[0]`` of them. What
+    a piece was held up by until it began is ``piece_cause[q]``: another piece k, or a
     flow f, written as -2 - f, or NOBODY. A flow was held up on leaving by ``leave_cause[f]``
     (the same) and on arriving by the flow ``arrive_cause[f]`` or NOBODY.
     """
@@ -82,6 +83,8 @@ class Scratch(NamedTuple):
     device_last: Ints
     ready: Ints
     ready_count: Ints
+    log: Ints
+    logged: Ints
     event_s: Floats
     event: Longs
 
@@ -104,13 +107,14 @@ def new_scratch(problem: Problem, flows: int) -> Scratch:
     n, units = problem.ranks, problem.layers * problem.ranks
     sizes = {
         "pieces": units, "head": units, "tail": units, "sent": units, "sent_last": units,
-        "got": units, "producer": flows, "consumer": flows, "taken": flows, "origin": flows, "dest": flows,
+        "got": units, "producer": flows, "consumer": flows, "taken": flows, "origin": flows,
+        "dest": flows,
         "row_start": flows, "row_stop": flows, "sent_next": flows, "got_next": flows,
         "busy_s": flows, "left_s": flows, "there_s": flows, "leave_cause": flows,
         "arrive_cause": flows,
         "gap_start": flows + 2, "gap_stop": flows + 2, "running": n, "rest_s": n,
         "out_free_s": n + 1, "in_free_s": n, "out_last": n + 1, "in_last": n, "device_last": n,
-        "ready": 3 * units, "ready_count": n, "event_s": n + flows, "event": n + flows,
+        "ready": 3 * units, "ready_count": n, "logged": 1, "event_s": n + flows, "event": n + flows,
     }  # fmt: skip
 
     def room(name: str) -> Any:
