@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,8 @@ from edgeflow_mpi.errors import ProfileError
 
 # libyaml's loader reads the profile of a large model some ten times faster.
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_EXPONENT = re.compile(r"[-+]?\d+[eE][-+]?\d+")
 
 
 def did_you_mean(name: str, known: Collection[str]) -> str:
@@ -142,8 +145,12 @@ class Field:
 
     def number(self, *, positive: bool = False) -> float:
         """A finite number: above 0 where ``positive``, else from 0 up."""
+        written = self.value
+        # YAML 1.1 takes a number without a decimal point, such as 1e-3, for a text.
+        if isinstance(written, str) and _EXPONENT.fullmatch(written):
+            written = float(written)
         try:
-            value = float(self.value) if type(self.value) in (int, float) else math.nan
+            value = float(written) if type(written) in (int, float) else math.nan
         except OverflowError:  # an integer of more than 308 digits
             value = math.inf
         if not math.isfinite(value) or value < 0 or (positive and value == 0):

@@ -100,6 +100,7 @@ def test_layers_with_one_input_of_summands() -> None:
 
 
 def test_the_same_without_numba() -> None:
+    pytest.importorskip("numba", reason="numba is not installed: nothing to compare with")
     script = (
         "import sys; sys.modules['numba'] = {numba}\n"
         "import numpy as np\n"

@@ -16,6 +16,8 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterable, MutableSequence
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -23,11 +25,8 @@ import numpy as np
 
 from edgeflow_mpi.cluster.cache import default_cache_dir
 
-numba: Any
-try:
-    import numba
-except ImportError:
-    numba = None
+# By name, so that type checking says the same whether it is installed or not.
+numba: Any = import_module("numba") if find_spec("numba") else None
 
 Ints: TypeAlias = MutableSequence[int]
 """A flat array of 32-bit integers, or a list where nothing is compiled."""
