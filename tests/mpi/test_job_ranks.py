@@ -77,6 +77,7 @@ def test_what_nobody_takes_is_known(comm: MPI.Intracomm) -> None:
     transport.start_sends([send])
     assert transport.untaken() == [send]
     assert not transport.sends_complete()
+    comm.Barrier()  # nobody asks for a message before its sender has looked
     transport.start_receives()
     wait_until(lambda: transport.arrived([receive]) == [receive])
     wait_until(transport.sends_complete)
