@@ -189,10 +189,15 @@ def test_nothing_is_left_of_a_job_that_is_stopped(number: int, folder: Path) -> 
 
 def test_ctrl_c_without_mpirun(folder: Path) -> None:
     endless = (*RUN, *map(str, CHAIN), "--repeat", str(10**7))
-    with started(endless, folder=folder) as job:
-        job.wait_for("weights to the ranks that need them")
-        time.sleep(0.2)
-        os.kill(job.pid, signal.SIGINT)
-        done = job.wait(SECONDS)
+    # Tests in the background of a shell would pass on that they ignore the signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with started(endless, folder=folder) as job:
+            job.wait_for("weights to the ranks that need them")
+            time.sleep(0.2)
+            os.kill(job.pid, signal.SIGINT)
+            done = job.wait(SECONDS)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (done.status, done.stdout) == (130, "")
     assert "Traceback" not in done.stderr
