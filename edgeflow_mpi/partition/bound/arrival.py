@@ -29,11 +29,13 @@ depends on, itself included, and ``v_y`` for the worth of one, ``[a, b)`` exists
 received the rest, q rows, in messages, each after its rows existed. By the time it has the
 last of them, with the least latency and the least time ``beta`` of a row on any link,
 
-* each has existed for ``latency + beta``;
-* the first existed, and all then passed through its link: ``latency + beta * q``;
-* of the at most n - 1 devices that they come from, one has computed ``ceil(q / (n - 1))``.
+* each of them has existed for ``latency + beta``;
+* the first existed, and all q then passed through the device's link, or the medium: for
+  ``latency + beta * q``;
+* of the at most n - 1 devices that they come from, one had computed ``ceil(q / (n - 1))`` of
+  them, the last ``latency + beta`` ago.
 
-So A is at least the greater of the latest of these and ``E[u, v)``, for the best ``[u, v)``,
+So A is at least the greater of the latest of these and ``E[u, v)``, for the best ``[u, v)``;
 and at least W.
 
 **Undivided layers** are computed as a whole or not at all, wherever. **Summands** are wanted
@@ -45,7 +47,8 @@ The bound is A of what an answer reads.
 whatever does not depend on it existed long before" bounds how much later than r, if r is the
 last row of its layer, an answer can be. It is done for all useful rows of l at once: all arrays
 have a leading axis for them. Rows that do not depend on r have times of minus infinity and
-count nowhere; those that do are called *late*. Without l, all useful rows are late.
+count nowhere; those that do are called *late*. Without l, all useful rows are late. Where late
+rows of a layer have others between them, only the longest run of them is called so.
 """
 
 from __future__ import annotations
@@ -54,13 +57,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgeflow_mpi.partition.bound.case import Bools, Case
+from edgeflow_mpi.partition.bound.case import Case
 from edgeflow_mpi.partition.bound.cones import Cone
-from edgeflow_mpi.partition.bound.holding import LateRows, earliest_held_s
+from edgeflow_mpi.partition.bound.holding import LONG_AGO, LateRows, earliest_held_s
 from edgeflow_mpi.partition.timeline import Floats, Ints
 
-LONG_AGO = -np.inf
-TABLE_ROWS, TABLE_CELLS = 64, 1 << 15
+TABLE_ROWS, TABLE_CELLS = 64, 1 << 16
 """The largest tables of spans; in larger layers only rows and total work are looked at."""
 
 
@@ -103,12 +105,12 @@ class Arrivals:
         case, layer = self._case, self._case.layers[index]
         useful = case.useful[index]
         if layer.kind == "input" and self._last is None:
-            self._layers[index] = _Layer(useful[None, :], np.zeros((1, layer.rows)))
+            self._layers[index] = _Layer(LateRows.of(useful[None, :], np.zeros((1, layer.rows))))
             return
         if index == self._last:
             late = np.zeros((self._many, layer.rows), dtype=bool)
             late[np.arange(self._many), np.flatnonzero(useful)] = True
-            self._layers[index] = _Layer(late, np.zeros(late.shape))
+            self._layers[index] = _Layer(LateRows.of(late, np.zeros(late.shape)))
             return
         release_s = np.full((self._many, layer.rows), 0.0 if self._last is None else LONG_AGO)
         for edge in case.edges[index]:
@@ -117,34 +119,28 @@ class Arrivals:
         late = useful & (release_s > LONG_AGO)
         if not late.any():
             return
-        rows = LateRows(late, np.where(late, release_s, LONG_AGO))
-        found = _Layer(late, rows.release_s)
-        self._layers[index] = found
+        rows = LateRows.of(late, release_s)
+        found = self._layers[index] = _Layer(rows)
         found.work = self._work(index)
         exists_s = rows.release_s + case.least_s(index, 1 if layer.divisible else layer.rows)
-        exists_s = np.where(late, np.maximum(exists_s, found.work.rows_s), LONG_AGO)
+        exists_s = np.where(rows.late, np.maximum(exists_s, found.work.rows_s), LONG_AGO)
         found.peaks = _peaks(exists_s)
         cells = self._many * (layer.rows + 1) ** 2
         if layer.rows <= TABLE_ROWS and cells <= TABLE_CELLS:
-            found.table = self._table(index, rows, exists_s)
+            a, b = np.triu_indices(layer.rows + 1, 1)
+            inputs_s, work_s = self._inputs_s(index, a, b), found.work.spans_s(a, b)
+            found.table = earliest_held_s(case, index, rows, exists_s, inputs_s, work_s)
 
-    def _table(self, index: int, rows: LateRows, exists_s: Floats) -> Floats:
-        """A for all spans of a layer: [last row, a, b]."""
-        case, layer = self._case, self._case.layers[index]
-        a, b = np.triu_indices(layer.rows + 1, 1)
-        inputs_s = np.full((self._many, len(a)), LONG_AGO)
+    def _inputs_s(self, index: int, a: Ints, b: Ints) -> Floats:
+        """When one device has all that spans of a layer need: [last row, k]."""
+        found = np.full((self._many, len(a)), LONG_AGO)
         # A span is begun row by row; only where every row is useful are all its needs needed.
-        if case.useful[index].all():
-            for edge in case.edges[index]:
+        if self._case.useful[index].all():
+            for edge in self._case.edges[index]:
                 if edge.dense and edge.source in self._layers:
-                    needed = edge.low[a], edge.high[b - 1]
-                    inputs_s = np.maximum(inputs_s, self._held_s(edge.source, *needed))
-        held_s = earliest_held_s(case, index, rows, exists_s, inputs_s)
-        some = rows.count(a, b) > 0
-        held_s[:, a, b] = np.maximum(
-            held_s[:, a, b], np.where(some, self._layers[index].work.spans_s(a, b), LONG_AGO)
-        )
-        return held_s
+                    held_s = self._held_s(edge.source, edge.low[a], edge.high[b - 1])
+                    np.maximum(found, held_s, out=found)
+        return found
 
     def _held_s(self, index: int, a: Ints, b: Ints) -> Floats:
         """A of spans ``[a[k], b[k])``, none empty: [last row, k]."""
@@ -211,10 +207,10 @@ class _SharedWork:
 class _Layer:
     """What later layers ask of one: times, and numbers of late rows before each row."""
 
-    def __init__(self, late: Bools, release_s: Floats) -> None:
-        first = np.where(late, release_s, np.inf).min(axis=1)
-        self.release_s: Floats = np.where(late.any(axis=1), first, LONG_AGO)
-        self.late_before: Ints = np.pad(late, ((0, 0), (1, 0))).cumsum(axis=1)
+    def __init__(self, rows: LateRows) -> None:
+        late = rows.late
+        self.release_s: Floats = np.where(late.any(axis=1), rows.in_order[:, 0], LONG_AGO)
+        self.late_before = rows.before
         self.peaks: Floats = _peaks(np.where(late, 0.0, LONG_AGO))
         none = np.zeros((len(late), 0, late.shape[1]))
         self.work = _SharedWork(none[:, :, 0], none, none)

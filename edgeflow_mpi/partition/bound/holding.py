@@ -5,71 +5,84 @@ The inequalities are those of :mod:`edgeflow_mpi.partition.bound.arrival`.
 
 from __future__ import annotations
 
-from functools import cached_property
+from dataclasses import dataclass
 
 import numpy as np
 
 from edgeflow_mpi.partition.bound.case import Bools, Case
+from edgeflow_mpi.partition.simulator import jit
+from edgeflow_mpi.partition.simulator.jit import floats, longs
 from edgeflow_mpi.partition.timeline import Floats, Ints
 
 LONG_AGO = -np.inf
 
 
+@dataclass(frozen=True)
 class LateRows:
-    """The late rows of a layer and their release times, for every last row: [last row, row].
+    """The late rows of a layer, ``[first, stop)`` for every last row, and their release times.
 
-    Rows that are not late have a release time of minus infinity.
+    ``release_s[last row, row]`` is minus infinity for rows that are not late.
     """
 
-    def __init__(self, late: Bools, release_s: Floats) -> None:
-        self.late = late
-        self.release_s = release_s
-        self._before: Ints = np.pad(late, ((0, 0), (1, 0))).cumsum(axis=1)
+    first: Ints
+    stop: Ints
+    release_s: Floats
 
-    def count(self, a: Ints, b: Ints) -> Ints:
-        """How many rows of ``[a[k], b[k])`` are late: [last row, k]."""
-        found: Ints = self._before[:, b] - self._before[:, a]
+    @staticmethod
+    def of(late: Bools, release_s: Floats) -> LateRows:
+        """The longest run of rows that are ``late``; what is counted may be less, never more."""
+        rows = np.arange(late.shape[1])
+        # How many late rows end at each row.
+        run = rows - np.maximum.accumulate(np.where(late, -1, rows), axis=1)
+        stop = run.argmax(axis=1) + 1
+        first = stop - run.max(axis=1)
+        kept = (rows >= first[:, None]) & (rows < stop[:, None])
+        return LateRows(first, stop, np.where(kept, release_s, LONG_AGO))
+
+    @property
+    def late(self) -> Bools:
+        found: Bools = self.release_s > LONG_AGO
         return found
 
-    @cached_property
+    @property
+    def before(self) -> Ints:
+        """How many late rows come before each row, and before the end: [last row, row]."""
+        rows = np.arange(self.release_s.shape[1] + 1)
+        found: Ints = np.clip(rows - self.first[:, None], 0, (self.stop - self.first)[:, None])
+        return found
+
+    @property
     def in_order(self) -> Floats:
-        """Release times, ascending; infinity for rows that are not late comes last."""
+        """Release times, ascending; infinity in place of rows that are not late."""
         return np.sort(np.where(self.late, self.release_s, np.inf), axis=1)
 
 
 def earliest_held_s(
-    case: Case, index: int, rows: LateRows, exists_s: Floats, inputs_s: Floats
+    case: Case, index: int, rows: LateRows, exists_s: Floats, inputs_s: Floats, work_s: Floats
 ) -> Floats:
-    """When one device has ``[a, b)`` of layer ``index``, work of others apart: [last row, a, b].
+    """A: when one device has ``[a, b)`` of layer ``index``: [last row, a, b].
 
     Parameters
     ----------
     exists_s : when each row exists anywhere: [last row, row].
     inputs_s : when one device has all that a span needs, for ``np.triu_indices(rows + 1, 1)``.
+    work_s : W of the same spans.
     """
-    layer = case.layers[index]
-    a, b = np.triu_indices(layer.rows + 1, 1)
-    shape = len(exists_s), layer.rows + 1, layer.rows + 1
-    computed_s = np.full(shape, LONG_AGO)
+    height = case.layers[index].rows
+    a, b = np.triu_indices(height + 1, 1)
+    computed_s = np.full((len(exists_s), height + 1, height + 1), LONG_AGO)
     computed_s[:, a, b] = _computed_s(case, index, rows, exists_s, inputs_s)
-    if case.ranks == 1:
-        return computed_s
-    received = _Received(case, index, rows, exists_s)
-    held_s = computed_s.copy()
-    whole = np.flatnonzero(b - a == layer.rows)
-    for count in range(1, layer.rows + 1):
-        # Spans of which ``count`` rows or more can come from others; summands come together.
-        chosen = whole if layer.combine else np.flatnonzero(b - a >= count)
-        start, stop = a[chosen], b[chosen]
-        best_s = held_s[:, start, stop]
-        if (received.least_s(count)[:, None] >= best_s).all():
-            break
-        for above in range(count + 1):
-            u, v = start + above, stop - (count - above)
-            there_s = np.maximum(computed_s[:, u, v], received.latest_s(start, u, v, stop))
-            best_s = np.minimum(best_s, there_s)
-        held_s[:, start, stop] = best_s
-    return held_s
+    held_s = computed_s
+    if case.ranks > 1:
+        held_s = _held_s(case, index, rows, exists_s, computed_s)
+    held_s[:, a, b] = np.maximum(held_s[:, a, b], work_s)
+    # Rows that are not late were there before: of a span only its late rows matter.
+    first, stop = rows.first[:, None, None], rows.stop[:, None, None]
+    start = np.maximum(np.arange(height + 1)[:, None], first)
+    end = np.minimum(np.arange(height + 1), stop)
+    which = np.arange(len(exists_s))[:, None, None]
+    found: Floats = np.where(start < end, held_s[which, start, end], LONG_AGO)
+    return found
 
 
 def _computed_s(
@@ -78,71 +91,106 @@ def _computed_s(
     """E of all spans: [last row, k]."""
     layer = case.layers[index]
     a, b = np.triu_indices(layer.rows + 1, 1)
-    some = rows.count(a, b) > 0
+    some = rows.before[:, b] > rows.before[:, a]
     if not layer.divisible:
         return np.where(some, exists_s.max(axis=1)[:, None], LONG_AGO)
-    found_s = np.where(some, inputs_s + case.least_s(index, 1), LONG_AGO)
+    least_s = case.least_s(index, np.arange(layer.rows + 1))
+    found_s = np.where(some, inputs_s + least_s[1], LONG_AGO)
+    in_order = rows.in_order
     for place in range(layer.rows):
-        alpha = rows.in_order[:, place]
+        alpha = in_order[:, place]
         if np.isinf(alpha).all():
             break
-        if place and (alpha == rows.in_order[:, place - 1]).all():
+        if place and (alpha == in_order[:, place - 1]).all():
             continue
         released = rows.late & (rows.release_s >= alpha[:, None])
-        later = LateRows(released, rows.release_s).count(a, b)
-        bound_s = alpha[:, None] + case.least_s(index, later)
-        found_s = np.maximum(found_s, np.where(later > 0, bound_s, LONG_AGO))
+        before = np.pad(released, ((0, 0), (1, 0))).cumsum(axis=1)
+        count = before[:, b] - before[:, a]
+        np.maximum(found_s, alpha[:, None] + least_s[count], out=found_s, where=count > 0)
     return found_s
 
 
-class _Received:
-    """When rows of a layer can have come from other devices."""
+def _held_s(case: Case, index: int, rows: LateRows, exists_s: Floats, computed_s: Floats) -> Floats:
+    """Computed in part, received in part, whatever is best, of spans of late rows."""
+    layer = case.layers[index]
+    wait_s, row_s = case.latency_s, layer.out.row_bytes * case.byte_s
+    if layer.combine:
+        wait_s, row_s = case.latency_s + layer.out.size_bytes * case.byte_s, 0.0
+    held_s = _flat(computed_s.copy())
+    _share_out(
+        longs([len(exists_s), layer.rows, case.ranks - 1]),
+        longs(np.concatenate([rows.first, rows.stop])),
+        floats([wait_s, row_s]),
+        _flat(exists_s),
+        _flat(_shares_s(case, index, rows)),
+        _flat(computed_s),
+        held_s,
+    )
+    return np.reshape(np.asarray(held_s), computed_s.shape)
 
-    def __init__(self, case: Case, index: int, rows: LateRows, exists_s: Floats) -> None:
-        layer = case.layers[index]
-        height = layer.rows
-        self._rows = rows
-        self._senders = case.ranks - 1
-        self._latency_s = case.latency_s
-        if layer.combine:
-            self._latency_s += layer.out.size_bytes * case.byte_s
-        self._row_s = 0.0 if layer.combine else layer.out.row_bytes * case.byte_s
-        existing = np.where(rows.late, exists_s, np.inf)
-        self._first_s: Floats = existing.min(axis=1)
-        # The latest and the first of every span.
-        shape = len(exists_s), height + 1, height + 1
-        self._latest, self._earliest = np.full(shape, LONG_AGO), np.full(shape, np.inf)
-        for width in range(1, height + 1):
-            start = np.arange(height - width + 1)
-            here, before = (
-                (slice(None), start, start + width),
-                (slice(None), start, start + width - 1),
-            )
-            last = start + width - 1
-            self._latest[here] = np.maximum(self._latest[before], exists_s[:, last])
-            self._earliest[here] = np.minimum(self._earliest[before], existing[:, last])
-        # When one device has computed any m late rows.
-        self._any_s = np.full((len(exists_s), height + 1), LONG_AGO)
-        for count in range(1, height + 1):
-            behind = count - np.arange(count)
-            bound_s = (rows.in_order[:, :count] + case.least_s(index, behind)).max(axis=1)
-            enough = np.isfinite(rows.in_order[:, count - 1])
-            self._any_s[:, count] = np.where(enough, bound_s, LONG_AGO)
 
-    def least_s(self, count: int) -> Floats:
-        """A bound for any ``count`` rows, for every last row."""
-        if not self._rows.late.all():
-            return np.full(len(self._first_s), LONG_AGO)
-        bound_s: Floats = self._first_s + self._latency_s + self._row_s * count
-        return bound_s
+def _shares_s(case: Case, index: int, rows: LateRows) -> Floats:
+    """When one device has computed any m late rows: [last row, m]."""
+    in_order = rows.in_order
+    many, height = in_order.shape
+    least_s = case.least_s(index, np.arange(height + 1))
+    found = np.full((many, height + 1), LONG_AGO)
+    for count in range(1, height + 1):
+        behind = count - np.arange(count)
+        bound_s = (in_order[:, :count] + least_s[behind]).max(axis=1)
+        found[:, count] = np.where(np.isfinite(in_order[:, count - 1]), bound_s, LONG_AGO)
+    return found
 
-    def latest_s(self, start: Ints, u: Ints, v: Ints, stop: Ints) -> Floats:
-        """When the last of rows ``[start[k], u[k])`` and ``[v[k], stop[k])`` has come."""
-        count = self._rows.count(start, u) + self._rows.count(v, stop)
-        latest_s = np.maximum(self._latest[:, start, u], self._latest[:, v, stop])
-        earliest_s = np.minimum(self._earliest[:, start, u], self._earliest[:, v, stop])
-        share = -(-count // self._senders)
-        most_s = np.take_along_axis(self._any_s, share, axis=1)
-        row_s = self._row_s
-        bound_s = np.maximum(np.maximum(latest_s, most_s) + row_s, earliest_s + row_s * count)
-        return np.where(count > 0, bound_s + self._latency_s, LONG_AGO)
+
+def _flat(values: Floats) -> jit.Floats:
+    """An array as compiled code wants it, without a copy where there is any."""
+    found: jit.Floats = values.ravel() if jit.COMPILED else values.ravel().tolist()  # type: ignore[assignment]
+    return found
+
+
+@jit.jit
+def _share_out(
+    sizes: jit.Longs,
+    late: jit.Longs,
+    times: jit.Floats,
+    exists_s: jit.Floats,
+    share_s: jit.Floats,
+    computed_s: jit.Floats,
+    held_s: jit.Floats,
+) -> None:
+    """Lower ``held_s`` to what receiving some rows at both ends of a span allows."""
+    many, rows, senders = sizes[0], sizes[1], sizes[2]
+    wait_s, row_s = times[0], times[1]
+    width = rows + 1
+    for which in range(many):
+        first, stop = late[which], late[many + which]
+        table, row_at, share_at = which * width * width, which * rows, which * width
+        for a in range(first, stop):
+            for b in range(a + 1, stop + 1):
+                best_s = held_s[table + a * width + b]
+                last_above_s, first_above_s = -np.inf, np.inf
+                for u in range(a, b + 1):  # rows [a, u) and [v, b) are received
+                    if u > a:
+                        there_s = exists_s[row_at + u - 1]
+                        last_above_s = max(last_above_s, there_s)
+                        first_above_s = min(first_above_s, there_s)
+                        if last_above_s + row_s + wait_s >= best_s:
+                            break
+                    last_s, first_s = last_above_s, first_above_s
+                    for v in range(b, u - 1, -1):
+                        if v < b:
+                            there_s = exists_s[row_at + v]
+                            last_s = max(last_s, there_s)
+                            first_s = min(first_s, there_s)
+                        count = b - v + u - a
+                        if count == 0:
+                            continue
+                        sender_s = share_s[share_at + (count + senders - 1) // senders]
+                        got_s = max(last_s, sender_s) + row_s
+                        got_s = max(got_s, first_s + row_s * count) + wait_s
+                        if got_s >= best_s:
+                            break
+                        if v > u:
+                            got_s = max(got_s, computed_s[table + u * width + v])
+                        best_s = min(best_s, got_s)
+                held_s[table + a * width + b] = best_s
