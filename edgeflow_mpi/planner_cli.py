@@ -23,7 +23,7 @@ from edgeflow_mpi.errors import InputError
 
 if TYPE_CHECKING:
     from edgeflow_mpi.graph.types import Graph
-    from edgeflow_mpi.report.planning import Candidate, Task
+    from edgeflow_mpi.report.candidates import Candidate, Task
 
 PROG = "edgeflow-mpi plan"
 DEFAULT_MODEL = "torchvision:resnet50"
@@ -213,7 +213,7 @@ def _chosen(wanted: Sequence[str]) -> tuple[str, ...]:
 
 def _task(options: Options, spec: ClusterSpec | None, graph: Graph) -> Task:
     from edgeflow_mpi.graph.needs import Needs
-    from edgeflow_mpi.report.planning import Task
+    from edgeflow_mpi.report.candidates import Task
 
     if spec is not None:
         profile, excluded = cluster_profile(spec, graph), spec.excluded

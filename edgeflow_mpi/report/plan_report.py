@@ -7,8 +7,9 @@ import math
 import textwrap
 from pathlib import Path
 
+from edgeflow_mpi.report.candidates import Candidate
 from edgeflow_mpi.report.files import write_file
-from edgeflow_mpi.report.planning import Candidate, Comparison
+from edgeflow_mpi.report.planning import Comparison
 from edgeflow_mpi.report.results import Json
 from edgeflow_mpi.report.wording import counted, ms, percent, size, table, times
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgeflow_mpi.errors import InputError
 from edgeflow_mpi.partition.flow import transfer_bytes
+from edgeflow_mpi.report.candidates import Candidate
 from edgeflow_mpi.report.files import write_file
-from edgeflow_mpi.report.planning import Candidate, Comparison
+from edgeflow_mpi.report.planning import Comparison
 from edgeflow_mpi.report.scaling import Scaling
 from edgeflow_mpi.report.wording import ms, size, times
 

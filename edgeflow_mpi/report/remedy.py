@@ -16,10 +16,12 @@ from edgeflow_mpi.cluster.subset import subset
 from edgeflow_mpi.partition.cost import layer_cost
 from edgeflow_mpi.partition.memory import plan_memory
 from edgeflow_mpi.partition.plan import Plan, computing_ranks
+from edgeflow_mpi.partition.relocate import spread_out
 from edgeflow_mpi.partition.search import device_sets, schemes
 from edgeflow_mpi.partition.simulator.simulator import Simulator
 from edgeflow_mpi.progress import Progress
-from edgeflow_mpi.report.planning import Comparison, Task, overflowing, spread_out
+from edgeflow_mpi.report.candidates import Task, overflowing
+from edgeflow_mpi.report.planning import Comparison
 
 WORTH_IT = 1.2
 """The gain over one device that a remedy must give."""

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
 from edgeflow_mpi.partition.cost import layer_cost
 from edgeflow_mpi.progress import Progress
-from edgeflow_mpi.report.planning import (
-    Candidate,
-    Comparison,
-    Task,
-    judged,
-    lower_bound_s,
-    overflowing,
-    search_plan,
-)
+from edgeflow_mpi.report.candidates import Candidate, Task, judged, overflowing
+from edgeflow_mpi.report.offers import alone_on_each, search_plan
+from edgeflow_mpi.report.planning import Comparison, lower_bound_s
 from edgeflow_mpi.report.wording import counted
 
 SHOWN = ("joint", "exact", "aofl", "equal")
@@ -62,9 +56,13 @@ def speedups(comparison: Comparison, progress: Progress) -> Scaling:
             excluded=frozenset(range(len(task.names))) - frozenset(order[:count]),
             plan_seconds=task.plan_seconds / len(counts),
         )
-        for name in names:
+        starts = list(alone_on_each(part).values())
+        for name in sorted(names, key="joint".__eq__):
             progress.update(f"{name} on {counted(count, 'device')}")
-            found[name].append(_speedup(comparison, part, name, one_s, progress))
+            candidate = _candidate(comparison, part, name, starts, progress)
+            if candidate is not None:
+                starts.append(candidate)
+            found[name].append(None if candidate is None else one_s / candidate.predicted_s)
         bound_s = comparison.lower_bound_s
         if count != counts[-1] and (count in _BOUNDED or len(counts) <= _EVERY):
             progress.update(f"lower bound on {counted(count, 'device')}")
@@ -77,14 +75,14 @@ def speedups(comparison: Comparison, progress: Progress) -> Scaling:
     return Scaling(counts, {name: tuple(values) for name, values in found.items()}, bound)
 
 
-def _speedup(
-    comparison: Comparison, part: Task, name: str, one_s: float, progress: Progress
-) -> float | None:
+def _candidate(
+    comparison: Comparison, part: Task, name: str, starts: Sequence[Candidate], progress: Progress
+) -> Candidate | None:
     if part.excluded == comparison.task.excluded:
-        return one_s / next(c.predicted_s for c in comparison.candidates if c.partitioner == name)
-    plan, _ = search_plan(part, name, part.allowed, progress)
+        return next(c for c in comparison.candidates if c.partitioner == name)
+    plan, _ = search_plan(part, name, part.allowed, starts, progress)
     candidate = judged(part, name, plan)
-    return None if overflowing(part, candidate.memory) else one_s / candidate.predicted_s
+    return None if overflowing(part, candidate.memory) else candidate
 
 
 def _reference_s(comparison: Comparison) -> float:

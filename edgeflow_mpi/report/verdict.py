@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from edgeflow_mpi.cluster.profile import Link
 from edgeflow_mpi.progress import Progress
-from edgeflow_mpi.report.planning import Candidate, Comparison
+from edgeflow_mpi.report.candidates import Candidate
+from edgeflow_mpi.report.planning import Comparison
 from edgeflow_mpi.report.remedy import WORTH_IT, Remedy, find_remedy
 from edgeflow_mpi.report.wording import counted, listed, ms, percent, rate, rounded, times
 

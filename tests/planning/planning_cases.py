@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgeflow_mpi.cluster.cluster_file import cluster_profile, parse_cluster
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Arg, Graph, In, Layer, Step, TensorSpec, Weight
-from edgeflow_mpi.report.planning import Task
+from edgeflow_mpi.report.candidates import Task
 
 
 def convolutions(name: str = "three", *, rows: int = 16, channels: int = 8) -> Graph:

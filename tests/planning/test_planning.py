@@ -17,16 +17,11 @@ from edgeflow_mpi.errors import PlanError
 from edgeflow_mpi.partition.cost import predict
 from edgeflow_mpi.partition.memory import plan_memory
 from edgeflow_mpi.partition.plan import check_plan
+from edgeflow_mpi.partition.relocate import narrowed, spread_out
 from edgeflow_mpi.progress import NoProgress
+from edgeflow_mpi.report.candidates import Task, judged, redundant_share
 from edgeflow_mpi.report.plan_report import page, to_json, write_json
-from edgeflow_mpi.report.planning import (
-    Comparison,
-    Task,
-    compare_partitioners,
-    judged,
-    redundant_share,
-    spread_out,
-)
+from edgeflow_mpi.report.planning import Comparison, compare_partitioners
 from edgeflow_mpi.report.remedy import WORTH_IT, faster_network, find_remedy
 from edgeflow_mpi.report.verdict import verdict
 
@@ -286,4 +281,5 @@ def test_leaving_devices_out_is_as_if_they_were_not_there(
     fewer = compared(replace(what, profile=part))
     for candidate, other in zip(comparison.candidates, fewer.candidates, strict=True):
         assert spread_out(other.plan, kept, len(speeds)) == candidate.plan
+        assert narrowed(candidate.plan, kept) == other.plan
         assert math.isclose(candidate.predicted_s, other.predicted_s)
