@@ -65,8 +65,10 @@ def _turns(graph: DraftGraph, draft: Draft) -> bool:
     Dividing the map anew costs one gathering of it; what follows is divided.
     """
     rule, call = rule_for(draft.steps[0].target), graph.call(draft, 0)
+    if rule is None or not _spatial(call.step.target):
+        return False
     spec = call.operands[0]
-    if rule is None or not _spatial(call.step.target) or spec.axis in (None, _ROWS):
+    if spec.axis in (None, _ROWS):
         return False
     turned = TensorSpec(spec.shape, spec.dtype, _ROWS)
     if rule.axis(Call(call.step, (turned, *call.operands[1:]), call.weights)) is None:

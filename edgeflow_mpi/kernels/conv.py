@@ -106,7 +106,8 @@ def fused_convolution(
     if sum_step is not None and sum_step.target == "aten.add.Tensor":
         operands = [ref for ref in sum_step.refs if ref != Var(j)]
         # The operator adds equal pieces only: nothing is broadcast, cut or converted.
-        same = [spec for spec in calls[j + 1].operands if spec == call.out]
+        kind = (call.out.shape, call.out.dtype, call.out.axis)
+        same = [s for s in calls[j + 1].operands if (s.shape, s.dtype, s.axis) == kind]
         if len(operands) == 1 and len(same) == 2 and dict(sum_step.args).get("alpha", 1) == 1:
             other, last = operands[0], j + 1
             refs = (*refs, other)
