@@ -45,6 +45,7 @@ class Options:
     exclude: tuple[str, ...]
     partitioners: tuple[str, ...]
     plan_seconds: float
+    plan_simulations: int | None
     seed: int
     json: Path | None
     plot: Path | None
@@ -104,6 +105,10 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument(
         "--plan-seconds", type=_seconds, default=10.0, metavar="S",
         help="how long the joint planner may search (default: %(default)s s)",
+    )  # fmt: skip
+    how.add_argument(
+        "--plan-simulations", type=_positive, metavar="N",
+        help="search for so many evaluations of a plan instead: the same plan every time",
     )  # fmt: skip
     how.add_argument("--seed", type=int, default=0, metavar="N", help="of planners that draw lots")
     out = parser.add_argument_group("results")
@@ -190,7 +195,15 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
 _seconds.__name__ = "number of seconds"  # argparse shows it in "invalid ... value"
+_positive.__name__ = "number"
 
 
 def _chosen(wanted: Sequence[str]) -> tuple[str, ...]:
@@ -222,7 +235,15 @@ def _task(options: Options, spec: ClusterSpec | None, graph: Graph) -> Task:
         profile, excluded = load_profile(options.profile, graph=graph), frozenset()
     known = [device.name for device in profile.devices]
     excluded |= ranks_of(options.exclude, known, "--exclude")
-    return Task(graph, Needs(graph), profile, excluded, options.seed, options.plan_seconds)
+    return Task(
+        graph,
+        Needs(graph),
+        profile,
+        excluded,
+        seed=options.seed,
+        plan_seconds=options.plan_seconds,
+        plan_simulations=options.plan_simulations,
+    )
 
 
 def _save(candidate: Candidate, path: Path) -> None:
