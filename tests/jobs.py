@@ -22,6 +22,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LOCAL = str(ROOT / "launch" / "local")
+QUICK = ("--plan-simulations", "200")
+"""Jobs are not to search for long; options that come later win."""
 RUN = (sys.executable, "-m", "edgeflow_mpi.run")
 
 SECONDS = 60.0
@@ -217,13 +219,13 @@ def series(
 
 def _encoded(job: Sequence[object] | Sabotaged) -> list[object]:
     if isinstance(job, Sabotaged):
-        return [[*map(str, job.options)], [job.rank, job.how]]
-    return [[*map(str, job)], None]
+        return [[*QUICK, *map(str, job.options)], [job.rank, job.how]]
+    return [[*QUICK, *map(str, job)], None]
 
 
 def local(ranks: int, *options: object) -> list[str]:
     """The command ``launch/local`` with these options."""
-    return [LOCAL, str(ranks), *map(str, options)]
+    return [LOCAL, str(ranks), *QUICK, *map(str, options)]
 
 
 def sabotaged(how: str) -> list[str]:

@@ -11,6 +11,7 @@ import torch
 from edgeflow_mpi.cluster.profile import Device, LayerCost, Link, Profile
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
+from edgeflow_mpi.partition.joint.search import Budget
 from edgeflow_mpi.partition.plan import Plan
 from edgeflow_mpi.partition.random import random_plan
 from edgeflow_mpi.partition.search import PARTITIONERS, graph_for, plan_model
@@ -83,7 +84,10 @@ def test_every_partitioner_gives_the_same_answer(partitioner: str) -> None:
             model = replace(model, graph=graph, needs=Needs(graph))
         expected, bound = tolerance(model.module, *inputs)
         profile = random_profile(model.graph, random.choice([2, 3, 4]), random)
-        plan = plan_model(model.graph, model.needs, profile, partitioner, progress=NoProgress())
+        plan = plan_model(
+            model.graph, model.needs, profile, partitioner,
+            progress=NoProgress(), budget=Budget(None, 300),
+        )  # fmt: skip
         job = Job(model, plan, seed=seed)
         for _ in range(2):
             assert relative_error(job.run(*inputs), expected) <= bound

@@ -9,9 +9,11 @@ from torch import nn
 from edgeflow_mpi.cluster.agree import agreed
 from edgeflow_mpi.errors import ClusterError, InputError, PlanError
 from edgeflow_mpi.graph.capture import capture
+from edgeflow_mpi.job import options as job_options
 from edgeflow_mpi.job.options import build_parser, parse_options
 from edgeflow_mpi.job.stall import culprit, explain, patience_s
 from edgeflow_mpi.model.exporting import decompose, export_module
+from edgeflow_mpi.partition import search
 from edgeflow_mpi.units.faults import NeedsError
 from tests.job_models import Pair
 
@@ -93,10 +95,15 @@ def test_listening_takes_a_share_of_the_time_to_wait() -> None:
     assert [patience_s(timeout_s) for timeout_s in (0.5, 30.0, 3600.0)] == [1.0, 5.0, 10.0]
 
 
+def test_options_know_all_partitioners() -> None:
+    assert job_options.PARTITIONERS == search.PARTITIONERS
+
+
 def test_options_have_the_documented_defaults() -> None:
     options = parse_options([])
     assert options.model == "torchvision:resnet50"
-    assert options.partitioner == "lp"
+    assert options.partitioner == "joint"
+    assert (options.plan_seconds, options.plan_simulations) == (10.0, None)
     assert (options.repeat, options.warmup, options.baseline) == (10, 2, True)
     assert not options.verify
     assert options.inputs == ()

@@ -12,7 +12,11 @@ from edgeflow_mpi import __version__
 from edgeflow_mpi.errors import InputError
 
 DEFAULT_MODEL = "torchvision:resnet50"
-PARTITIONERS = ("lp", "equal", "proportional", "single", "random")
+PARTITIONERS = (
+    "joint", "lp", "exact", "equal", "proportional", "gather", "fused", "aofl", "layers", "single",
+    "one-shot", "random",
+)  # fmt: skip
+"""Those of :mod:`edgeflow_mpi.partition.search`, which takes too long to import."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class Options:
     wire: str
     output: Path | None
     partitioner: str
+    plan_seconds: float
+    plan_simulations: int | None
     profile: Path | None
     save_profile: Path | None
     plan: Path | None
@@ -117,12 +123,20 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     what.add_argument("--output", type=Path, metavar="FILE.npz", help="save the answer tensors")
     what.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of random weights and random plans"
+        "--seed", type=int, default=0, metavar="N", help="of random weights and of planners"
     )
     how = parser.add_argument_group("plan")
     how.add_argument(
-        "--partitioner", default="lp", choices=PARTITIONERS,
+        "--partitioner", default="joint", choices=PARTITIONERS,
         help="how rows are divided (default: %(default)s)",
+    )  # fmt: skip
+    how.add_argument(
+        "--plan-seconds", type=_seconds, default=10.0, metavar="S",
+        help="how long the joint partitioner may search (default: %(default)s s)",
+    )  # fmt: skip
+    how.add_argument(
+        "--plan-simulations", type=_positive, metavar="N",
+        help="search for so many evaluations of a plan instead: the same plan every time",
     )  # fmt: skip
     how.add_argument(
         "--profile", type=Path, metavar="FILE.yaml", help="use this profile; measure nothing"

@@ -32,7 +32,8 @@ from edgeflow_mpi.model.images import normalised
 from edgeflow_mpi.model.inputs import Request, load_inputs
 from edgeflow_mpi.model.load import LoadedModel, load_model, parse_input_shape
 from edgeflow_mpi.partition.cost import predict
-from edgeflow_mpi.partition.search import plan_model
+from edgeflow_mpi.partition.joint.search import Budget
+from edgeflow_mpi.partition.search import graph_for, plan_model
 from edgeflow_mpi.report.files import require_writable
 from edgeflow_mpi.units.compile import compile_tables
 from edgeflow_mpi.units.tables import UnitTables
@@ -170,7 +171,7 @@ def load_task(context: Context) -> Task:
             graph, weights = with_pixels(graph, weights, how.mean, how.std)
             served = replace(model, inputs=(replace(model.inputs[0], dtype=torch.uint8),))
         requests = load_inputs(options.inputs or None, served)
-        return with_wire(graph, options.wire)
+        return graph_for(options.partitioner, with_wire(graph, options.wire))
 
     with context.timed("capture"):
         graph = broadcast(context.comm, make, "loading the model")
@@ -238,10 +239,12 @@ def plan_tables(
 ) -> UnitTables:
     """Plan, compile and verify on rank 0."""
     assert profile is not None
+    options = context.options
     with context.timed("partition"), context.progress.step(f"plan ({partitioner})"):
         plan = plan_model(
             task.graph, task.needs, profile, partitioner,
-            progress=context.progress, seed=context.options.seed,
+            progress=context.progress, seed=options.seed,
+            budget=Budget.of(options.plan_seconds, options.plan_simulations),
         )  # fmt: skip
     if plan.predicted_s is None:
         forecast = predict(task.graph, task.needs, profile, plan)

@@ -17,6 +17,8 @@ from edgeflow_mpi.partition.cost import layer_cost, predict
 from edgeflow_mpi.partition.exact import exact
 from edgeflow_mpi.partition.fused import fused
 from edgeflow_mpi.partition.gather import gather
+from edgeflow_mpi.partition.joint.planner import joint
+from edgeflow_mpi.partition.joint.search import Budget
 from edgeflow_mpi.partition.layerwise import layerwise
 from edgeflow_mpi.partition.lp import lp
 from edgeflow_mpi.partition.one_shot import one_shot
@@ -40,7 +42,10 @@ class Scheme:
 
 
 def schemes(seed: int = 0) -> Mapping[str, Scheme]:
-    """All partitioners by the names that users give; ``seed`` is for the random one."""
+    """All partitioners but ``joint``, which looks at whole plans, by the names that users give.
+
+    ``seed`` is for the random one.
+    """
     return {
         "lp": Scheme(lp, tries_subsets=True),
         "exact": Scheme(exact, tries_subsets=True),
@@ -56,8 +61,10 @@ def schemes(seed: int = 0) -> Mapping[str, Scheme]:
     }
 
 
-PARTITIONERS = tuple(schemes())
+PARTITIONERS = ("joint", *schemes())
 """Names of the partitioners, the default first."""
+PLAN_SECONDS = 10.0
+"""How long ``joint`` searches unless told."""
 
 
 def graph_for(partitioner: str, graph: Graph) -> Graph:
@@ -78,14 +85,15 @@ def plan_model(
     *,
     progress: Progress,
     seed: int = 0,
+    budget: Budget | None = None,
 ) -> Plan:
     """The best plan that the named partitioner finds for the devices of ``profile``.
 
-    Most are run on the k fastest devices for every k and on every single device, so that a
-    device that only slows things down gets no rows and the answer may be not to distribute at
-    all. ``single`` and ``layers`` look for the best devices by themselves. ``equal`` and
-    ``random`` are asked for by people who want to see every rank at work: they use all of
-    them, whatever it costs.
+    ``joint`` searches for whole plans. Most others are run on the k fastest devices for every k
+    and on every single device, so that a device that only slows things down gets no rows and the
+    answer may be not to distribute at all. ``single`` and ``layers`` look for the best devices by
+    themselves. ``equal`` and ``random`` are asked for by people who want to see every rank at
+    work: they use all of them, whatever it costs.
 
     Parameters
     ----------
@@ -94,7 +102,8 @@ def plan_model(
     profile : one device for each rank of the job.
     partitioner : one of :data:`PARTITIONERS`.
     progress : told which devices are being tried.
-    seed : for ``random``; the others take no chances.
+    seed : for ``joint`` and ``random``; the others take no chances.
+    budget : how much ``joint`` may search; :data:`PLAN_SECONDS` unless told.
 
     Returns
     -------
@@ -108,6 +117,10 @@ def plan_model(
     ProfileError
         The profile does not cover the model, a device or a link.
     """
+    if partitioner == "joint":
+        if budget is None:
+            budget = Budget(PLAN_SECONDS)
+        return joint(graph, needs, profile, budget=budget, seed=seed, progress=progress).plan
     scheme = schemes(seed).get(partitioner)
     if scheme is None:
         raise InputError(

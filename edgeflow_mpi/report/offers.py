@@ -113,10 +113,8 @@ def search_plan(
     if name == "joint" and len(ranks) == 1:  # there is nothing to search
         name = "single"
     graph, profile, size = graph_for(name, task.graph), subset(task.profile, ranks), len(task.names)
-    if name == "joint" and starts:
-        budget = Budget(task.plan_seconds, None)
-        if task.plan_simulations is not None:
-            budget = Budget(None, task.plan_simulations)
+    if name == "joint":
+        budget = Budget.of(task.plan_seconds, task.plan_simulations)
         plans = [
             narrowed(start.plan, ranks)
             for start in starts

@@ -19,6 +19,7 @@ from edgeflow_mpi.errors import InputError
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.partition.baselines import apportion, equal, proportional, single
 from edgeflow_mpi.partition.cost import predict
+from edgeflow_mpi.partition.joint.search import Budget
 from edgeflow_mpi.partition.lp import lp
 from edgeflow_mpi.partition.plan import Plan, check_plan
 from edgeflow_mpi.partition.random import random_plan
@@ -56,12 +57,14 @@ def test_plans_are_valid_repeatable_and_as_good_as_they_say(
     costs = random_profile(rng, plain, ranks)
     graph = graph_for(name, plain)
     needs = Needs(graph)
-    plan = plan_model(graph, needs, costs, name, progress=NoProgress(), seed=3)
+    few = Budget(None, 100)
+    plan = plan_model(graph, needs, costs, name, progress=NoProgress(), seed=3, budget=few)
     check_plan(graph, plan)
     assert plan.partitioner == name and plan.ranks == ranks
     assert plan.predicted_s == predict(graph, needs, costs, plan).makespan_s
-    assert plan == plan_model(graph, needs, costs, name, progress=NoProgress(), seed=3)
-    if name in ("lp", "proportional", "single"):
+    again = plan_model(graph, needs, costs, name, progress=NoProgress(), seed=3, budget=few)
+    assert plan == again
+    if name in ("joint", "lp", "proportional", "single"):
         for rank in range(ranks):
             alone = single(graph, needs, costs, [rank])
             assert plan.predicted_s <= predict(graph, needs, costs, alone).makespan_s
@@ -123,7 +126,7 @@ def test_progress_names_what_is_tried() -> None:
 
 def test_an_unknown_partitioner_is_refused_with_the_known_ones() -> None:
     graph = chain(layers=1)
-    with pytest.raises(InputError, match="no partitioner 'magic': choose one of lp, exact,"):
+    with pytest.raises(InputError, match="no partitioner 'magic': choose one of joint, lp, exact,"):
         plan_model(graph, Needs(graph), profile(graph, [1.0]), "magic", progress=NoProgress())
 
 
@@ -189,6 +192,7 @@ def test_plans_are_the_same_under_any_hash_seed() -> None:
         "import random\n"
         "from partition_cases import random_graph, random_profile\n"
         "from edgeflow_mpi.graph.needs import Needs\n"
+        "from edgeflow_mpi.partition.joint.search import Budget\n"
         "from edgeflow_mpi.partition.search import PARTITIONERS, graph_for, plan_model\n"
         "from edgeflow_mpi.progress import NoProgress\n"
         "rng = random.Random(11)\n"
@@ -196,7 +200,9 @@ def test_plans_are_the_same_under_any_hash_seed() -> None:
         "costs = random_profile(rng, graph, 3)\n"
         "for name in PARTITIONERS:\n"
         "    case = graph_for(name, graph)\n"
-        "    plan = plan_model(case, Needs(case), costs, name, progress=NoProgress())\n"
+        "    plan = plan_model(\n"
+        "        case, Needs(case), costs, name, progress=NoProgress(), budget=Budget(None, 100)\n"
+        "    )\n"
         "    print(plan.layers, plan.order, plan.predicted_s, sorted(plan.boundary_first))\n"
     )
     here = Path(__file__).parent

@@ -63,8 +63,8 @@ from edgeflow_mpi.partition.bound.exchange import Exchange
 from edgeflow_mpi.partition.bound.work import Work, work_bound
 from edgeflow_mpi.partition.timeline import Floats, Ints
 
-CUTS = 3
-"""At how many layers ``cut`` is made."""
+CUTS, CUT_ROWS = 3, 64
+"""At how many layers ``cut`` is made, and how many rows they have at most."""
 PROBES = 16
 """For how many, at least, F is more than total work."""
 ROUNDING = 1e-9
@@ -133,7 +133,9 @@ def _cut_s(
     """The bound ``cut``; ``row_value_s`` is the worth of one row of each layer."""
     rest_s = [float(rows.min(initial=np.inf)) for rows in least_rest_s(case)]
     needed = {
-        layer: _cone_rows(case, reach[layer]) for layer in case.work if case.useful[layer].all()
+        layer: _cone_rows(case, reach[layer])
+        for layer in case.work
+        if case.useful[layer].all() and case.count[layer] <= CUT_ROWS
     }
     exists_s = {layer: float((row_value_s * rows).sum()) for layer, rows in needed.items()}
 

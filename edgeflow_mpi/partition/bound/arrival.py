@@ -64,6 +64,8 @@ from edgeflow_mpi.partition.timeline import Floats, Ints
 
 TABLE_ROWS, TABLE_CELLS = 64, 1 << 16
 """The largest tables of spans; in larger layers only rows and total work are looked at."""
+RELEASES = 24
+"""How many h are tried for W."""
 
 
 class Arrivals:
@@ -167,6 +169,8 @@ class Arrivals:
             and self._row_value_s[other] > 0.0
         ]
         shape = self._many, len(chosen), self._case.layers[index].rows
+        if not chosen:
+            return _SharedWork(np.zeros(shape[:2]), np.zeros(shape), np.zeros(shape))
         release_s = np.full(shape[:2], LONG_AGO)
         before_s, upto_s = np.zeros(shape), np.zeros(shape)
         for k, (layer, low, high, value_s) in enumerate(chosen):
@@ -174,10 +178,12 @@ class Arrivals:
             before_s[:, k] = value_s * layer.late_before[:, low]
             upto_s[:, k] = value_s * layer.late_before[:, high]
         order = np.argsort(-release_s, axis=1, kind="stable")
+        # Some of the h, evenly over the layers: each by itself is a bound.
+        some = np.unique(np.linspace(len(chosen) - 1, 0, RELEASES).astype(np.int64))
         return _SharedWork(
-            np.take_along_axis(release_s, order, axis=1),
-            np.take_along_axis(before_s, order[:, :, None], axis=1).cumsum(axis=1),
-            np.take_along_axis(upto_s, order[:, :, None], axis=1).cumsum(axis=1),
+            np.take_along_axis(release_s, order, axis=1)[:, some],
+            np.take_along_axis(before_s, order[:, :, None], axis=1).cumsum(axis=1)[:, some],
+            np.take_along_axis(upto_s, order[:, :, None], axis=1).cumsum(axis=1)[:, some],
         )
 
 

@@ -1,22 +1,35 @@
-"""Whole-DAG planning: from everybody's plans to a better one."""
+"""Whole-DAG planning: everybody's plans, then a better one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from edgeflow_mpi.cluster.profile import Profile
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
-from edgeflow_mpi.partition.baselines import proportional
+from edgeflow_mpi.partition.aofl import aofl
+from edgeflow_mpi.partition.baselines import equal, proportional, single
 from edgeflow_mpi.partition.cost import layer_cost, predict
+from edgeflow_mpi.partition.exact import exact
+from edgeflow_mpi.partition.fused import fused
 from edgeflow_mpi.partition.joint.search import Budget, Search
+from edgeflow_mpi.partition.layerwise import layerwise
+from edgeflow_mpi.partition.lp import lp
 from edgeflow_mpi.partition.plan import Plan, check_plan, computing_ranks
+from edgeflow_mpi.partition.progressive import Partitioner
 from edgeflow_mpi.partition.simulator.simulator import Simulator
 from edgeflow_mpi.progress import Progress
 
-_HOT, _COLD = 1e-3, 1e-5
-"""Temperatures of the last walk, in parts of the makespan."""
+OTHERS: Mapping[str, Partitioner] = {
+    "exact": exact, "layers": layerwise, "fused": fused, "aofl": aofl, "lp": lp,
+}  # fmt: skip
+"""Partitioners whose plans for the most promising devices are starts, the quick ones first."""
+
+# Temperatures of a walk, in parts of the makespan; parts of the budget that stages may take.
+_HOT, _WARM, _COLD = 1e-3, 1e-4, 1e-5
+_FOR_STARTS, _FOR_CLIMBS, _FOR_HEATS = 0.2, 0.3, 0.08
+_CLIMBS, _HEATS = 6, 3
 
 
 @dataclass(frozen=True)
@@ -27,6 +40,73 @@ class Found:
     simulations: int
 
 
+def joint(
+    graph: Graph,
+    needs: Needs,
+    profile: Profile,
+    starts: Iterable[Plan] = (),
+    *,
+    budget: Budget,
+    seed: int = 0,
+    progress: Progress,
+) -> Found:
+    """The best plan found by searching whole plans for the least simulated makespan.
+
+    Varied are the breakpoints of every layer; for every unit whether halo rows are recomputed
+    or received, above and below, and whether boundary rows go first; where layers that cannot
+    be divided run, and on which ranks they are replicated; the order of the layers; and with
+    all that the set of devices.
+
+    Parameters
+    ----------
+    graph, needs, profile : as for ``predict``; every device of the profile may be used.
+    starts : plans to start from, all of ``graph`` and for all ranks of ``profile``.
+    budget : of time, of simulations, or of both. The search starts its clock; it takes a
+        little longer where the starts alone take longer. Compiling the search, once on every
+        machine, is not counted.
+    seed : of the search. With a budget of simulations alone the same seed gives the same plan.
+    progress : told about the best makespan so far.
+
+    Returns
+    -------
+    Found
+        Its plan is checked and has ``predicted_s`` set. It is never worse than any of
+        ``starts``, nor than those that the search makes by itself: the model divided by speed
+        among the k fastest devices, for many k, and the plans of the other partitioners for
+        the devices that this makes most promising.
+
+    Notes
+    -----
+    The best starts are improved by turning over the marks of whole layers, greedily; the best
+    of what comes out by short annealing [1]_; and the best of that by a long one, most of whose
+    moves happen on the critical path of the plan that it has come to.
+
+    References
+    ----------
+    .. [1] S. Kirkpatrick, C. D. Gelatt, M. P. Vecchi, "Optimization by simulated annealing",
+       Science 220, 1983.
+    """
+    with progress.step("joint: compile the search (kept for the next time)"):
+        Search.compile()
+    budget.start()
+    pool = _Pool(graph, needs, profile)
+    for plan in starts:
+        pool.add(plan)
+    for plan in _own_starts(graph, needs, profile, pool, budget):
+        pool.add(plan)
+    budget.used += len(pool.starts)
+    best = pool.ranked[0]
+    if len(profile.devices) > 1:
+        plan = _walk(graph, needs, profile, pool, budget, seed, progress)
+        check_plan(graph, plan)
+        found = _Start(plan, computing_ranks(graph, plan), pool.makespan_s(plan))
+        best = min(best, found, key=lambda start: start.makespan_s)
+    # The oracle has the last word.
+    busy = profile.among(best.used)
+    predicted_s = predict(graph, needs, busy, best.plan).makespan_s
+    return Found(replace(best.plan, partitioner="joint", predicted_s=predicted_s), budget.used)
+
+
 @dataclass(frozen=True)
 class _Start:
     plan: Plan
@@ -34,104 +114,115 @@ class _Start:
     makespan_s: float
 
 
-def joint(
-    graph: Graph,
-    needs: Needs,
-    profile: Profile,
-    starts: Iterable[Plan],
-    *,
-    budget: Budget,
-    seed: int = 0,
-    progress: Progress,
-) -> Found:
-    """The best plan found for the whole DAG at once, never worse than any of ``starts``.
-
-    Every start, and a proportional split over the k fastest devices for several k, is
-    simulated; a walk begins from the best few of them, the better walks go on, and the best one
-    gets what is left of the budget.
-
-    Parameters
-    ----------
-    starts : plans of other partitioners.
-    budget : how much searching there may be; with simulations alone the result is the same
-        every time.
-    seed : of the walks.
-    progress : told how far the walks have come.
-    """
-    budget.start()
-    pool = _Pool(graph, needs, profile)
-    for plan in starts:
-        pool.add(plan)
-    for ranks in _device_sets(graph, profile):
-        if budget.spent > 0.2 and pool.starts:
-            break
-        pool.add(proportional(graph, needs, profile.among(ranks), ranks))
-    budget.used += len(pool.starts)
-    best = min(pool.starts, key=lambda start: start.makespan_s)
-    searches: list[Search] = []
-    for start in pool.best(6):
-        if budget.spent > 0.35 and searches:
-            break
-        found = Search(graph, needs, profile.among(start.used), pool.around(start), seed)
-        found.begin(start.plan, budget)
-        searches.append(found)
-        progress.update(
-            f"joint: from {start.makespan_s * 1e3:.4g} to {found.value_s * 1e3:.4g} ms "
-            f"on {len(start.used)} devices"
-        )
-    searches.sort(key=lambda search: search.value_s)
-    searches = searches[:3]
-    at = budget.spent
-    for k, search in enumerate(searches):
-        if len(searches) > 1:
-            search.anneal(budget, at + (k + 1) * 0.08, _HOT, _HOT / 10)
-    searches.sort(key=lambda search: search.value_s)
-    search = searches[0]
-    search.anneal(budget, 1.0, _HOT, _COLD)
-    plan = search.plan()
-    check_plan(graph, plan)
-    used = computing_ranks(graph, plan)
-    makespan_s = predict(graph, needs, profile.among(used), plan).makespan_s
-    if makespan_s > best.makespan_s:
-        plan, makespan_s = best.plan, best.makespan_s
-    return Found(replace(plan, partitioner="joint", predicted_s=makespan_s), budget.used)
-
-
 class _Pool:
-    """Plans to start from, with their makespans."""
+    """Plans with their makespans."""
 
     def __init__(self, graph: Graph, needs: Needs, profile: Profile) -> None:
         self._graph, self._needs, self._profile = graph, needs, profile
         self._simulators: dict[tuple[int, ...], Simulator] = {}
-        self._stretched = profile.among(()) is not profile
         self.starts: list[_Start] = []
+
+    @property
+    def ranked(self) -> list[_Start]:
+        """The fastest first."""
+        return sorted(self.starts, key=lambda start: start.makespan_s)
 
     def add(self, plan: Plan) -> None:
         used = computing_ranks(self._graph, plan)
-        key = used if self._stretched else ()
+        self.starts.append(_Start(plan, used, self.makespan_s(plan)))
+
+    def makespan_s(self, plan: Plan) -> float:
+        """As ranks that the plan leaves idle leave the cores of their hosts to the others."""
+        used = computing_ranks(self._graph, plan)
+        busy = self._profile.among(used)
+        key = () if busy is self._profile else used
         if key not in self._simulators:
-            self._simulators[key] = Simulator(self._graph, self._needs, self._profile.among(key))
-        self.starts.append(_Start(plan, used, self._simulators[key].makespan_s(plan)))
-
-    def best(self, count: int) -> list[_Start]:
-        return sorted(self.starts, key=lambda start: start.makespan_s)[:count]
-
-    def around(self, start: _Start) -> tuple[int, ...]:
-        return tuple(sorted({0, *start.used}))
+            self._simulators[key] = Simulator(self._graph, self._needs, busy)
+        return self._simulators[key].makespan_s(plan)
 
 
-def _device_sets(graph: Graph, profile: Profile) -> list[tuple[int, ...]]:
-    """The k fastest devices, for every k up to 8 and then about every fifth part more."""
-    ranks = range(len(profile.devices))
-    whole_s = [
-        sum(layer_cost(graph, profile, layer, r).seconds(layer.rows) for layer in graph.layers)
-        for r in ranks
-    ]
-    fastest = sorted(ranks, key=lambda rank: (whole_s[rank], rank))
+def _own_starts(
+    graph: Graph, needs: Needs, profile: Profile, pool: _Pool, budget: Budget
+) -> Iterator[Plan]:
+    """Plans of the other partitioners, as far as the budget for starts allows."""
+
+    def made(partition: Partitioner, ranks: Sequence[int]) -> Plan:
+        return partition(graph, needs, profile.among(ranks), ranks)
+
+    everyone = tuple(range(len(profile.devices)))
+    yield made(single, everyone)
+    yield made(equal, everyone)
+    for ranks in device_sets(graph, profile):
+        if budget.spent > _FOR_STARTS / 2:
+            break
+        yield made(proportional, ranks)
+    for partition in OTHERS.values():
+        if budget.spent > _FOR_STARTS:
+            break
+        yield made(partition, pool.ranked[0].used)
+
+
+def _walk(
+    graph: Graph,
+    needs: Needs,
+    profile: Profile,
+    pool: _Pool,
+    budget: Budget,
+    seed: int,
+    progress: Progress,
+) -> Plan:
+    """Climb from the best starts, anneal the best of those, and the best of these for long."""
+
+    def told(search: Search) -> Callable[[], None]:
+        def tell() -> None:
+            progress.update(
+                f"joint: {search.value_s * 1e3:.4g} ms on up to {len(search.ranks)} devices, "
+                f"{budget.used} plans simulated, {min(budget.spent, 1):.0%} of the time"
+            )
+
+        return tell
+
+    searches: list[Search] = []
+    for start in pool.ranked[:_CLIMBS]:
+        if searches and budget.spent > _FOR_CLIMBS:
+            break
+        busy = profile.among(start.used)
+        ranks = _around(graph, profile, start.used) if busy is profile else start.used
+        search = Search(graph, needs, busy, tuple(sorted({0, *ranks})), seed)
+        search.begin(start.plan, budget)
+        searches.append(search)
+    searches = sorted(searches, key=lambda search: search.value_s)[:_HEATS]
+    if len(searches) > 1:
+        first = budget.spent
+        for k, search in enumerate(searches):
+            search.anneal(budget, first + (k + 1) * _FOR_HEATS, _HOT, _WARM, told(search))
+        searches.sort(key=lambda search: search.value_s)
+    searches[0].anneal(budget, 1.0, _HOT, _COLD, told(searches[0]))
+    return searches[0].plan()
+
+
+def _around(graph: Graph, profile: Profile, used: Sequence[int]) -> tuple[int, ...]:
+    """The devices in use, and the fastest of the others, about one for every four."""
+    others = [rank for rank in _fastest(graph, profile) if rank not in used]
+    return (*used, *others[: (len(used) + 3) // 4])
+
+
+def device_sets(graph: Graph, profile: Profile) -> list[tuple[int, ...]]:
+    """The k fastest devices, for every k up to six, then about every fifth part more, and all."""
+    fastest = _fastest(graph, profile)
     counts = []
     count = 1
     while count < len(fastest):
         counts.append(count)
         count = max(count + 1, count * 6 // 5)
-    counts.append(len(fastest))
-    return [tuple(sorted(fastest[:count])) for count in counts]
+    return [tuple(sorted(fastest[:count])) for count in (*counts, len(fastest))]
+
+
+def _fastest(graph: Graph, profile: Profile) -> list[int]:
+    """All ranks, those first that compute the whole model fastest."""
+
+    def whole_s(rank: int) -> float:
+        costs = ((layer_cost(graph, profile, layer, rank), layer.rows) for layer in graph.layers)
+        return sum(cost.seconds(rows) for cost, rows in costs)
+
+    return sorted(range(len(profile.devices)), key=lambda rank: (whole_s(rank), rank))

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from edgeflow_mpi.cluster.profile import Profile
+from edgeflow_mpi.cluster.profile import Device, Profile
 from edgeflow_mpi.cluster.subset import subset
 from edgeflow_mpi.graph.needs import Needs
-from edgeflow_mpi.graph.types import Graph
+from edgeflow_mpi.graph.types import Graph, Layer, TensorSpec
 from edgeflow_mpi.partition.cost import layer_cost
 from edgeflow_mpi.partition.joint.anneal import ANNEAL, BEGIN, new_walk, step
 from edgeflow_mpi.partition.joint.genes import ABOVE, BELOW, genes_of, plan_of, set_genes
 from edgeflow_mpi.partition.joint.moves import new_moves
-from edgeflow_mpi.partition.plan import LayerPlan, Plan
+from edgeflow_mpi.partition.plan import Plan
+from edgeflow_mpi.partition.relocate import narrowed, spread_out
+from edgeflow_mpi.partition.simulator.problem import compile_problem
+from edgeflow_mpi.partition.simulator.run import NEVER, simulate
 from edgeflow_mpi.partition.simulator.simulator import Simulator
-from edgeflow_mpi.spans import EMPTY
+from edgeflow_mpi.partition.simulator.state import new_scratch
 
 _CHUNK = 32
 """Moves between two looks at the budget."""
@@ -33,6 +36,11 @@ class Budget:
     simulations: int | None = None
     used: int = 0
     started_s: float = 0.0
+
+    @classmethod
+    def of(cls, seconds: float, simulations: int | None) -> Budget:
+        """So many seconds, unless a number of simulations is given."""
+        return cls(seconds) if simulations is None else cls(None, simulations)
 
     def start(self) -> None:
         self.used = 0
@@ -72,23 +80,35 @@ class Search:
             speeds.append(1.0 / whole_s if whole_s > 0.0 else 1.0)
         self._moves = new_moves(self._problem, speeds, seed)
 
+    @staticmethod
+    def compile() -> None:
+        """Compile what the search runs, unless that was done before, by a search on nothing."""
+        problem = compile_problem(*_nothing())
+        work = new_scratch(problem, 1)
+        walk, moves = new_walk(problem), new_moves(problem, [1.0], 0)
+        simulate(problem, walk.current.choice, work, NEVER, walk.latest_s, problem.layers)
+        step(problem, walk, moves, work, ANNEAL, 0.0, 0)
+
     @property
     def value_s(self) -> float:
         return self._walk.value_s[1]
 
     def begin(self, plan: Plan, budget: Budget) -> None:
         """Start from the genes nearest to ``plan`` and improve whole layers' marks."""
-        choice = self._simulator.choice(_narrow(plan, self.ranks))
+        choice = self._simulator.choice(narrowed(plan, self.ranks))
         self._simulator.simulate(choice)  # makes room for its flows
         set_genes(self._walk.current, genes_of(self._problem, choice))
         self._step(budget, BEGIN)
         for marks in (ABOVE + BELOW, 0, ABOVE + BELOW):
             self._step(budget, marks, count=3)
 
-    def anneal(self, budget: Budget, until: float, hot: float, cold: float) -> None:
+    def anneal(
+        self, budget: Budget, until: float, hot: float, cold: float, tell: Callable[[], None]
+    ) -> None:
         """Walk on from the best point until the budget is spent to ``until``.
 
-        The temperature falls from ``hot`` to ``cold``, both in parts of the makespan.
+        The temperature falls from ``hot`` to ``cold``, both in parts of the makespan. ``tell``
+        is called now and then.
         """
         set_genes(self._walk.current, self._walk.best)
         self._step(budget, BEGIN)
@@ -98,53 +118,29 @@ class Search:
             done = (at - first) / (until - first)
             temperature_s = scale_s * hot * (cold / hot) ** done
             self._step(budget, ANNEAL, temperature_s, _CHUNK)
+            tell()
             at = budget.spent
 
     def plan(self) -> Plan:
         """The best plan so far, for all devices of the profile."""
-        return _widen(
-            plan_of(self._graph, self._walk.best, len(self.ranks)), self.ranks, self._size
-        )
+        best = plan_of(self._graph, self._walk.best, len(self.ranks))
+        return spread_out(best, self.ranks, self._size)
 
     def _step(self, budget: Budget, task: int, temperature_s: float = 0.0, count: int = 0) -> None:
-        budget.used += step(
+        tried = step(
             self._problem, self._walk, self._moves, self._simulator.scratch, task,
             temperature_s, count,
         )  # fmt: skip
+        # So that a budget of simulations ends even where no move leads anywhere.
+        budget.used += max(tried, 1)
 
 
-def _narrow(plan: Plan, ranks: Sequence[int]) -> Plan:
-    """A plan that uses no other devices than ``ranks``, for these alone."""
-
-    def pick(lp: LayerPlan) -> LayerPlan:
-        return LayerPlan(
-            tuple(lp.owned[rank] for rank in ranks), tuple(lp.computed[rank] for rank in ranks)
-        )
-
-    place = {rank: k for k, rank in enumerate(ranks)}
-    return replace(
-        plan,
-        ranks=len(ranks),
-        layers={name: pick(lp) for name, lp in plan.layers.items()},
-        boundary_first=frozenset(
-            (name, place[rank]) for name, rank in plan.boundary_first if rank in place
-        ),
+def _nothing() -> tuple[Graph, Needs, Profile]:
+    """The smallest graph on the smallest profile."""
+    spec = TensorSpec((1,), "float32", None)
+    layers = (
+        Layer("input", "input", (), (), spec, 1, divisible=False),
+        Layer("output", "output", ("input",), (), spec, 1, divisible=False),
     )
-
-
-def _widen(plan: Plan, ranks: Sequence[int], size: int) -> Plan:
-    """A plan for the devices ``ranks`` as one for all ``size``, the others idle."""
-    place = {rank: k for k, rank in enumerate(ranks)}
-
-    def spread(lp: LayerPlan) -> LayerPlan:
-        return LayerPlan(
-            tuple(lp.owned[place[r]] if r in place else EMPTY for r in range(size)),
-            tuple(lp.computed[place[r]] if r in place else EMPTY for r in range(size)),
-        )
-
-    return replace(
-        plan,
-        ranks=size,
-        layers={name: spread(lp) for name, lp in plan.layers.items()},
-        boundary_first=frozenset((name, ranks[rank]) for name, rank in plan.boundary_first),
-    )
+    graph = Graph("nothing", layers, (), ("output",))
+    return graph, Needs(graph), Profile("nothing", "", (Device("device", 1, 1),), ({},), {})
