@@ -121,9 +121,10 @@ def test_options_of_the_readme_table_are_those_of_the_job() -> None:
     assert named <= set(options_of(build_parser()))
 
 
-def test_code_in_the_guide_is_code_of_the_tree() -> None:
+@pytest.mark.parametrize("page", ["adding-an-operator.md", "adding-an-engine.md"])
+def test_code_in_the_guides_is_code_of_the_tree(page: str) -> None:
     """Each excerpt is found in the file that was named last before it."""
-    guide = (ROOT / "docs" / "adding-an-operator.md").read_text()
+    guide = (ROOT / "docs" / page).read_text()
     excerpts = list(_EXCERPT.finditer(guide))
     assert len(excerpts) == guide.count("```python") > 2
     for excerpt in excerpts:

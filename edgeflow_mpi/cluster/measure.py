@@ -31,7 +31,8 @@ from edgeflow_mpi.errors import EdgeflowError, ProfileError
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph, Layer, TensorSpec
 from edgeflow_mpi.kernels import buffers
-from edgeflow_mpi.kernels.prepare import Kernel, prepare
+from edgeflow_mpi.kernels.engine import Kernel
+from edgeflow_mpi.kernels.prepare import prepare
 from edgeflow_mpi.progress import Progress
 from edgeflow_mpi.spans import Span
 

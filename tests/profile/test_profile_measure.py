@@ -27,7 +27,8 @@ from edgeflow_mpi.cluster.profile import Device
 from edgeflow_mpi.errors import ProfileError
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph, In, Layer, Step, TensorSpec, Weight
-from edgeflow_mpi.kernels.prepare import Kernel, prepare
+from edgeflow_mpi.kernels.engine import Kernel
+from edgeflow_mpi.kernels.prepare import prepare
 from edgeflow_mpi.progress import NoProgress
 from edgeflow_mpi.spans import Span
 

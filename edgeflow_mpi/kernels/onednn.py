@@ -9,30 +9,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import torch
 
+from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.rules import Call, rule_for
 from edgeflow_mpi.graph.rules.window import Convolution
-from edgeflow_mpi.graph.types import Arg, Ref, Step, Var, Weight
+from edgeflow_mpi.graph.types import Arg, Graph, Layer, Ref, Step, Var, Weight
+from edgeflow_mpi.kernels.engine import Kernel
+from edgeflow_mpi.kernels.steps import Fused, assemble_fused
 from edgeflow_mpi.spans import Span
 
 Tensor = torch.Tensor
 
 
-@dataclass(frozen=True)
-class Fused:
-    """Several steps as one computation: it makes step ``last`` from ``refs``."""
+class OneDnn:
+    """Layers with a convolution: that, and what can follow it, in one call, the rest by ATen."""
 
-    compute: Callable[..., Tensor]
-    refs: tuple[Ref, ...]
-    last: int
+    name = "onednn"
+
+    def available(self) -> bool:
+        return _available()
+
+    def prepare(
+        self, graph: Graph, layer: Layer, rows: Span, weights: Mapping[str, Tensor], needs: Needs
+    ) -> Kernel | None:
+        return assemble_fused(self.name, graph, layer, rows, weights, needs, fused_convolution)
 
 
-@cache
-def available() -> bool:
+def _available() -> bool:
     """Whether this torch has fused oneDNN convolutions that work on this processor."""
     if not torch._C._has_mkldnn:
         return False
@@ -85,7 +91,7 @@ def fused_convolution(
     """
     call = calls[j]
     rule = rule_for(call.step.target)
-    if not isinstance(rule, Convolution) or rule.ndim != 2 or not available():
+    if not isinstance(rule, Convolution) or rule.ndim != 2:
         return None
     if rule.axis(call) != 2 or call.out.axis != 2 or call.out.dtype != "float32":
         return None

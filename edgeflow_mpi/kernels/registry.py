@@ -1,0 +1,43 @@
+"""The engines there are, in one place."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from edgeflow_mpi.errors import InputError
+from edgeflow_mpi.kernels.aten import Aten
+from edgeflow_mpi.kernels.engine import Engine
+from edgeflow_mpi.kernels.onednn import OneDnn
+
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (OneDnn(), Aten())}
+"""By name. Where nothing was measured the first that is available and can do a layer does it;
+the last can do all."""
+
+
+@cache
+def usable(name: str) -> bool:
+    """Whether the engine works on this machine (found out once)."""
+    return ENGINES[name].available()
+
+
+def usable_engines() -> tuple[str, ...]:
+    """Names of the engines that work on this machine, in the order of :data:`ENGINES`."""
+    return tuple(name for name in ENGINES if usable(name))
+
+
+def engine_named(name: str) -> Engine:
+    """The engine called ``name``.
+
+    Raises
+    ------
+    InputError
+        If there is none, or it does not work here.
+    """
+    if name not in ENGINES:
+        raise InputError(f"there is no engine {name!r} (there are {', '.join(ENGINES)})")
+    if not usable(name):
+        raise InputError(
+            f"engine {name} does not work here: its package is not installed, or this processor "
+            f"or this torch cannot run it (what works: {', '.join(usable_engines())})"
+        )
+    return ENGINES[name]

@@ -1,0 +1,113 @@
+"""Engines behind one interface: who makes a kernel, and how another engine joins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from edgeflow_mpi.errors import InputError
+from edgeflow_mpi.graph.needs import Needs
+from edgeflow_mpi.graph.types import Graph, Layer
+from edgeflow_mpi.kernels.buffers import empty
+from edgeflow_mpi.kernels.engine import Kernel
+from edgeflow_mpi.kernels.prepare import prepare
+from edgeflow_mpi.kernels.registry import ENGINES, usable_engines
+from edgeflow_mpi.spans import Span
+from tests.inprocess import build
+from tests.rule_checks import piece
+
+Tensor = torch.Tensor
+
+
+class NumpyRelu:
+    """All that another engine needs: a layer that is one ReLU, by numpy."""
+
+    name = "numpy-relu"
+
+    def available(self) -> bool:
+        return True
+
+    def prepare(
+        self, graph: Graph, layer: Layer, rows: Span, weights: Mapping[str, Tensor], needs: Needs
+    ) -> Kernel | None:
+        if [step.target for step in layer.steps] != ["aten.relu.default"]:
+            return None
+
+        def into(out: Tensor, x: Tensor) -> None:
+            np.maximum(x.numpy(), 0, out=out.numpy())
+
+        def run(x: Tensor) -> Tensor:
+            out = torch.empty_like(x)
+            into(out, x)
+            return out
+
+        held = needs.of(layer.name, rows)
+        return Kernel(rows, held, "relu", run, self.name, into)
+
+
+class Small(nn.Module):
+    """A ReLU of its own, and a layer with a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(4, 6, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv(torch.relu(x)))
+
+
+IMAGE = torch.randn(1, 4, 9, 7, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def with_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENGINES, "numpy-relu", NumpyRelu())
+
+
+@pytest.mark.usefixtures("with_numpy")
+def test_an_engine_joins_by_one_class_and_does_what_it_can() -> None:
+    model = build(Small(), IMAGE)
+    first, second = (layer for layer in model.graph.layers if layer.kind == "compute")
+    rows = Span(2, 6)
+    relu = prepare(model.graph, first, rows, model.weights, model.needs, "numpy-relu")
+    conv = prepare(model.graph, second, rows, model.weights, model.needs, "numpy-relu")
+    assert (relu.engine, conv.engine) == ("numpy-relu", usable_engines()[0])
+    held = piece(IMAGE, model.graph.inputs[0].out, rows)
+    assert torch.equal(relu(held), held.relu())
+
+
+@pytest.mark.parametrize("engine", usable_engines())
+def test_results_go_where_they_are_wanted(engine: str) -> None:
+    model = build(Small(), IMAGE)
+    random = Random(1)
+    for layer in model.graph.layers:
+        if layer.kind != "compute":
+            continue
+        start = random.randrange(4)
+        rows = Span(start, start + 4)
+        kernel = prepare(model.graph, layer, rows, model.weights, model.needs, engine)
+        operand = piece(IMAGE, model.graph.inputs[0].out, kernel.needs[0])
+        out = empty(layer.out, 4).fill_(float("nan"))
+        kernel.write(out, operand)
+        assert torch.equal(out, kernel(operand))
+
+
+def test_the_last_engine_is_there_everywhere_and_does_everything() -> None:
+    assert list(ENGINES)[-1] == usable_engines()[-1] == "aten"
+    model = build(Small(), IMAGE)
+    for layer in model.graph.layers:
+        if layer.kind == "compute":
+            span = Span(0, layer.rows)
+            assert ENGINES["aten"].prepare(model.graph, layer, span, model.weights, model.needs)
+
+
+def test_an_engine_that_is_not_there_is_named() -> None:
+    model = build(Small(), IMAGE)
+    layer = next(layer for layer in model.graph.layers if layer.kind == "compute")
+    with pytest.raises(InputError, match=r"there is no engine 'tpu' \(there are "):
+        prepare(model.graph, layer, Span(0, 1), model.weights, model.needs, "tpu")
