@@ -104,7 +104,7 @@ def build_parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     how.add_argument(
         "--plan-seconds", type=_seconds, default=10.0, metavar="S",
-        help="how long the joint planner may search (default: %(default)s s)",
+        help="how long the joint planner may search at most (default: %(default)s s)",
     )  # fmt: skip
     how.add_argument(
         "--plan-simulations", type=_positive, metavar="N",

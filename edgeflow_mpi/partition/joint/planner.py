@@ -30,6 +30,8 @@ OTHERS: Mapping[str, Partitioner] = {
 _HOT, _WARM, _COLD = 1e-3, 1e-4, 1e-5
 _FOR_STARTS, _FOR_CLIMBS, _FOR_HEATS = 0.2, 0.3, 0.08
 _CLIMBS, _HEATS = 6, 3
+_ENOUGH = 50
+"""Simulations for every unit and second of the budget; more find next to nothing better."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,9 @@ def joint(
     graph, needs, profile : as for ``predict``; every device of the profile may be used.
     starts : plans to start from, all of ``graph`` and for all ranks of ``profile``.
     budget : of time, of simulations, or of both. The search starts its clock; it takes a
-        little longer where the starts alone take longer. Compiling the search, once on every
-        machine, is not counted.
+        little longer where the starts alone take longer, and ends early on small problems,
+        which are soon searched through. Compiling the search, once on every machine, is not
+        counted.
     seed : of the search. With a budget of simulations alone the same seed gives the same plan.
     progress : told about the best makespan so far.
 
@@ -88,6 +91,9 @@ def joint(
     """
     with progress.step("joint: compile the search (kept for the next time)"):
         Search.compile()
+    if budget.seconds is not None and budget.simulations is None:
+        units = len(graph.layers) * len(profile.devices)
+        budget = Budget(budget.seconds, round(_ENOUGH * budget.seconds * units))
     budget.start()
     pool = _Pool(graph, needs, profile)
     for plan in starts:
