@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
@@ -11,11 +12,14 @@ import torch
 from edgeflow_mpi.cluster.profile import Device, LayerCost, Link, Profile
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
+from edgeflow_mpi.partition.cost import Interval, Prediction, predict
 from edgeflow_mpi.partition.joint.search import Budget
 from edgeflow_mpi.partition.plan import Plan
 from edgeflow_mpi.partition.random import random_plan
 from edgeflow_mpi.partition.search import PARTITIONERS, graph_for, plan_model
 from edgeflow_mpi.progress import NoProgress
+from edgeflow_mpi.runtime.memory import MemoryTransport
+from edgeflow_mpi.units.tables import Transfer, Unit
 from tests.inprocess import Job, Model, build, relative_error, tolerance
 from tests.random_dags import random_network
 from tests.rule_checks import check_layers
@@ -91,3 +95,80 @@ def test_every_partitioner_gives_the_same_answer(partitioner: str) -> None:
         job = Job(model, plan, seed=seed)
         for _ in range(2):
             assert relative_error(job.run(*inputs), expected) <= bound
+
+
+class Stopwatch:
+    """The time of a timeline, which all transports of a job share."""
+
+    def __init__(self, prediction: Prediction) -> None:
+        self.now_s = 0.0
+        self._there_s = {
+            (flow.producer, flow.consumer, flow.source, flow.dest, flow.rows): when.finish_s
+            for flow, when in prediction.transfers.items()
+        }
+
+    def there_s(self, t: Transfer) -> float:
+        return self._there_s[t.producer, t.consumer, t.source, t.dest, t.rows]
+
+
+class TimedTransport(MemoryTransport):
+    """Messages are seen when the timeline has them arrive, though they have moved before."""
+
+    watch: Stopwatch
+
+    def arrived(self, handles: Sequence[int]) -> list[int]:
+        there = super().arrived(handles)
+        return [h for h in there if self.watch.there_s(self._receives[h][1]) <= self.watch.now_s]
+
+
+def played(job: Job, prediction: Prediction, inputs: Sequence[Tensor]) -> list[list[Unit]]:
+    """What every executor runs when units and messages take as long as predicted.
+
+    Each unit must begin at the very time at which the prediction has it begin.
+    """
+    watch = Stopwatch(prediction)
+    for executor in job.executors:
+        executor._transport.__class__ = TimedTransport
+        executor._transport.watch = watch
+    when: dict[tuple[str, int, int], Interval] = {
+        (layer, rank, rows.start): interval
+        for (layer, rank), pieces in prediction.pieces.items()
+        for rows, interval in pieces
+    }
+    times = {interval.finish_s for interval in when.values()} | {0.0}
+    times |= {interval.finish_s for interval in prediction.transfers.values()}
+    free_s = [0.0] * len(job.executors)
+    done: list[list[Unit]] = [[] for _ in job.executors]
+    named = dict(zip((layer.name for layer in job.model.graph.inputs), inputs, strict=True))
+    for rank, executor in enumerate(job.executors):
+        executor.begin(named if rank == 0 else {})
+    for watch.now_s in sorted(times):
+        moved = True
+        while moved:  # what takes no time makes others ready at the same time
+            moved = False
+            for rank, executor in enumerate(job.executors):
+                if free_s[rank] <= watch.now_s and executor.step():
+                    moved = True
+                    unit = max(executor.trace(), key=lambda ran: ran[1])[0]
+                    done[rank].append(unit)
+                    interval = when[unit.layer, rank, unit.rows.start]
+                    assert interval.start_s == watch.now_s, unit.label
+                    free_s[rank] = interval.finish_s
+    assert all(executor.finished for executor in job.executors)
+    return done
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_runtime_runs_units_in_the_predicted_order(seed: int) -> None:
+    """Real executors, in the time of the cost model: they choose what it has them choose."""
+    random = Random(seed)
+    model, inputs = made(300 + seed, steps=random.choice([6, 10, 14]))
+    for ranks in (1, 2, 5):
+        profile = random_profile(model.graph, ranks, random)
+        plan = random_plan(model.graph, model.needs, ranks, random)
+        plan = with_boundary_first(plan, random)
+        prediction = predict(model.graph, model.needs, profile, plan)
+        job = Job(model, plan, seed=seed)
+        done = played(job, prediction, inputs)
+        for rank, units in enumerate(done):
+            assert sorted(unit.index for unit in units) == list(range(len(job.tables.ranks[rank])))

@@ -21,6 +21,7 @@ from edgeflow_mpi.partition.cost import Interval, Prediction, predict
 from edgeflow_mpi.partition.flow import Flow
 from edgeflow_mpi.partition.plan import LayerPlan, Plan
 from edgeflow_mpi.partition.random import random_plan
+from edgeflow_mpi.partition.simulator.simulator import Simulator
 from edgeflow_mpi.spans import Span, from_breakpoints
 
 ROW = 64
@@ -48,7 +49,10 @@ def split(*breakpoints: int) -> LayerPlan:
 
 
 def evaluate(graph: Graph, costs: Profile, plan: Plan) -> Prediction:
-    return predict(graph, Needs(graph), costs, plan)
+    """What the readable model predicts; the compiled simulator must say the same."""
+    found = predict(graph, Needs(graph), costs, plan)
+    assert Simulator(graph, Needs(graph), costs).makespan_s(plan) == found.makespan_s
+    return found
 
 
 def test_a_chain_on_two_devices() -> None:
@@ -185,6 +189,36 @@ def test_a_unit_whose_boundary_goes_first_sends_before_it_is_done() -> None:
     assert early.compute_s == (late.compute_s[0] + 1.0, late.compute_s[1])
 
 
+def test_one_message_at_a_time_travels_on_a_shared_medium() -> None:
+    graph = chain(layers=1, rows=9, kernel=1)
+    layer = graph.layers[1].name
+    costs = profile(graph, [1.0] * 3, bandwidth_bytes_s=ROW, latency_s=0.5)
+    by_signature = {graph.signatures[layer]: LayerCost(0.0, 1.0)}
+    costs = dataclasses.replace(costs, costs=(by_signature,) * 3, network="shared")
+    found = evaluate(graph, costs, planned(graph, 3, **{layer: split(0, 3, 6, 9)}))
+    assert found.transfers[Flow("input", layer, 0, 1, Span(3, 6))] == Interval(0.0, 3.5)
+    assert found.transfers[Flow("input", layer, 0, 2, Span(6, 9))] == Interval(3.0, 6.5)
+    # The medium is free from 6 on; rank 1's answer is asked for at 6.5, rank 2's at 9.5.
+    assert found.transfers[Flow(layer, "output0", 1, 0, Span(3, 6))] == Interval(6.5, 10.0)
+    assert found.transfers[Flow(layer, "output0", 2, 0, Span(6, 9))] == Interval(9.5, 13.0)
+    assert found.makespan_s == 13.0
+
+
+def test_messages_take_processor_time_on_both_sides() -> None:
+    graph = chain(layers=1, rows=8, kernel=1)
+    layer = graph.layers[1].name
+    costs = costed(graph, {layer: LayerCost(0.0, 1.0)}, 2)
+    costs = dataclasses.replace(costs, message_cpu_s=(1.0, 2.0))
+    found = evaluate(graph, costs, planned(graph, 2, **{layer: split(0, 4, 8)}))
+    # Rank 0 hands its message over until 1, and computes only then.
+    assert found.transfers[Flow("input", layer, 0, 1, Span(4, 8))] == Interval(1.0, 5.0)
+    assert found.units[layer, 0] == Interval(1.0, 5.0)
+    # Rank 1 takes it in until 7, computes until 11, and hands the answer over until 13.
+    assert found.units[layer, 1] == Interval(5.0, 11.0)
+    assert found.transfers[Flow(layer, "output0", 1, 0, Span(4, 8))] == Interval(13.0, 17.0)
+    assert found.makespan_s == 18.0
+
+
 def test_a_profile_that_says_too_little_is_refused() -> None:
     graph = chain(layers=1)
     plan = equal(graph, Needs(graph), profile(graph, [1.0, 1.0]), [0, 1])
@@ -254,22 +288,16 @@ def test_one_device_takes_the_sum_of_its_layers(seed: int) -> None:
     assert found.messages == (0, 0, 0)
 
 
-@given(seed=st.integers(0, 10**9), layers=st.integers(1, 6))
-@settings(deadline=None, max_examples=50)
-def test_chains_without_contention_follow_the_published_formula(seed: int, layers: int) -> None:
-    rng = random.Random(seed)
-    graph = chain(layers=layers, rows=rng.choice([5, 8, 17]))
+def published_formula_s(graph: Graph, costs: Profile, plan: Plan) -> float:
+    """When the answer of a chain is there by T = max(T_m,j + p / B) + t_comp, and nothing else.
+
+    Nothing queues there, neither messages at a device's sides nor units at a device.
+    """
     needs = Needs(graph)
-    # So fast that no message meets another: T = max(T_m,j + p / B) + computation.
-    links = {(i, j): Link(0.0, 10 ** rng.uniform(12, 13)) for i, j in ((0, 1), (1, 0))}
-    costs = profile(graph, [10 ** rng.uniform(3, 5) for _ in range(2)], links=links, fixed_s=1e-3)
-    plan = equal(graph, needs, costs, [0, 1])
-    found = predict(graph, needs, costs, plan)
     finish_s = {("input", 0): 0.0}
     for layer in graph.layers[1:]:
         (source,) = layer.inputs
-        spans = plan.layers[layer.name]
-        for rank, rows in enumerate(spans.owned):
+        for rank, rows in enumerate(plan.layers[layer.name].owned):
             if not rows:
                 continue
             (need,) = needs.of(layer.name, rows)
@@ -282,4 +310,36 @@ def test_chains_without_contention_follow_the_published_formula(seed: int, layer
                     start_s = max(start_s, finish_s[source, sender] + trans_s)
             cost = costs.costs[rank].get(graph.signatures[layer.name])
             finish_s[layer.name, rank] = start_s + (cost.seconds(rows.rows) if cost else 0.0)
-    assert found.makespan_s == pytest.approx(finish_s["output0", 0], rel=1e-9)
+    return finish_s["output0", 0]
+
+
+@given(seed=st.integers(0, 10**9), layers=st.integers(1, 6))
+@settings(deadline=None, max_examples=50)
+def test_chains_without_contention_follow_the_published_formula(seed: int, layers: int) -> None:
+    """Divided layers whose messages are so short that none meets another."""
+    rng = random.Random(seed)
+    graph = chain(layers=layers, rows=rng.choice([5, 8, 17]))
+    links = {(i, j): Link(0.0, 10 ** rng.uniform(12, 13)) for i, j in ((0, 1), (1, 0))}
+    costs = profile(graph, [10 ** rng.uniform(3, 5) for _ in range(2)], links=links, fixed_s=1e-3)
+    plan = equal(graph, Needs(graph), costs, [0, 1])
+    found = evaluate(graph, costs, plan)
+    assert found.makespan_s == pytest.approx(published_formula_s(graph, costs, plan), rel=1e-9)
+
+
+@given(seed=st.integers(0, 10**9), ranks=st.integers(2, 6))
+@settings(deadline=None, max_examples=50)
+def test_long_messages_follow_the_published_formula_too(seed: int, ranks: int) -> None:
+    """Each layer on one device, so that there is one message at a time, however long."""
+    rng = random.Random(seed)
+    graph = chain(layers=6, rows=9)
+    pairs = [(i, j) for i in range(ranks) for j in range(ranks) if i != j]
+    links = {pair: Link(0.0, 10 ** rng.uniform(3, 6)) for pair in pairs}
+    costs = profile(graph, [10 ** rng.uniform(4, 7) for _ in range(ranks)], links=links)
+    plans = {
+        layer.name: LayerPlan.whole(layer.rows, ranks, rng.randrange(ranks))
+        for layer in graph.layers
+        if not layer.pinned
+    }
+    plan = planned(graph, ranks, **plans)
+    found = evaluate(graph, costs, plan)
+    assert found.makespan_s == pytest.approx(published_formula_s(graph, costs, plan), rel=1e-9)
