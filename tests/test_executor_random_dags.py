@@ -14,9 +14,10 @@ from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.partition.cost import Interval, Prediction, predict
 from edgeflow_mpi.partition.joint.search import Budget
-from edgeflow_mpi.partition.plan import Plan
+from edgeflow_mpi.partition.plan import Plan, check_plan
 from edgeflow_mpi.partition.random import random_plan
 from edgeflow_mpi.partition.search import PARTITIONERS, graph_for, plan_model
+from edgeflow_mpi.partition.trim import trimmed
 from edgeflow_mpi.progress import NoProgress
 from edgeflow_mpi.runtime.memory import MemoryTransport
 from edgeflow_mpi.units.tables import Transfer, Unit
@@ -50,7 +51,9 @@ def test_random_networks_under_random_plans(seed: int) -> None:
     answers = [tolerance(model.module, *request) for request in requests]
     for ranks in (1, 2, random.choice([3, 4, 5]), 8):
         plan = random_plan(model.graph, model.needs, ranks, random)
-        for variant in (plan, with_boundary_first(plan, random)):
+        fewer = trimmed(model.graph, model.needs, plan)
+        check_plan(model.graph, fewer)
+        for variant in (plan, fewer, with_boundary_first(plan, random)):
             job = Job(model, variant, seed=seed)
             for request, (expected, bound) in zip(requests, answers, strict=True):
                 assert relative_error(job.run(*request), expected) <= bound

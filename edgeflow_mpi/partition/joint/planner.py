@@ -19,6 +19,7 @@ from edgeflow_mpi.partition.lp import lp
 from edgeflow_mpi.partition.plan import Plan, check_plan, computing_ranks
 from edgeflow_mpi.partition.progressive import Partitioner
 from edgeflow_mpi.partition.simulator.simulator import Simulator
+from edgeflow_mpi.partition.trim import trimmed
 from edgeflow_mpi.progress import Progress
 
 OTHERS: Mapping[str, Partitioner] = {
@@ -105,8 +106,8 @@ def joint(
     if len(profile.devices) > 1:
         plan = _walk(graph, needs, profile, pool, budget, seed, progress)
         check_plan(graph, plan)
-        found = _Start(plan, computing_ranks(graph, plan), pool.makespan_s(plan))
-        best = min(best, found, key=lambda start: start.makespan_s)
+        # Of equals, the one that does less.
+        best = min(pool.start(trimmed(graph, needs, plan)), pool.start(plan), best, key=_makespan_s)
     # The oracle has the last word.
     busy = profile.among(best.used)
     predicted_s = predict(graph, needs, busy, best.plan).makespan_s
@@ -131,20 +132,23 @@ class _Pool:
     @property
     def ranked(self) -> list[_Start]:
         """The fastest first."""
-        return sorted(self.starts, key=lambda start: start.makespan_s)
+        return sorted(self.starts, key=_makespan_s)
 
     def add(self, plan: Plan) -> None:
-        used = computing_ranks(self._graph, plan)
-        self.starts.append(_Start(plan, used, self.makespan_s(plan)))
+        self.starts.append(self.start(plan))
 
-    def makespan_s(self, plan: Plan) -> float:
-        """As ranks that the plan leaves idle leave the cores of their hosts to the others."""
+    def start(self, plan: Plan) -> _Start:
+        """The plan simulated, as ranks that it leaves idle leave the cores to others."""
         used = computing_ranks(self._graph, plan)
         busy = self._profile.among(used)
         key = () if busy is self._profile else used
         if key not in self._simulators:
             self._simulators[key] = Simulator(self._graph, self._needs, busy)
-        return self._simulators[key].makespan_s(plan)
+        return _Start(plan, used, self._simulators[key].makespan_s(plan))
+
+
+def _makespan_s(start: _Start) -> float:
+    return start.makespan_s
 
 
 def _own_starts(
