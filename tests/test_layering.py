@@ -31,7 +31,7 @@ LAYERS = (
     ("report",),
     ("job",),
     ("job",),
-    ("run", "planner_cli", "__main__", "examples"),
+    ("run", "planner_cli", "__main__", "examples", "testbed"),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -27,8 +27,9 @@ What the environment of a rank cannot do, because mpirun itself acts on it:
 ``OMPI_ALLOW_RUN_AS_ROOT=1`` with    Root may start a job (containers). Only the environment
 ``OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1`` of mpirun, or its option ``--allow-run-as-root``; no file
                                      is read for it. mpirun passes it on to its daemons.
-``rmaps_default_mapping_policy=      ``mpirun -n 4`` on two cores is refused without it.
-:oversubscribe``
+``rmaps_default_mapping_policy=      ``mpirun -n 4`` on two cores is refused without it. With
+slot:oversubscribe``                 ``:oversubscribe`` alone, ranks are mapped by core, and all
+                                     of them to the first host of a hostfile.
 ``hwloc_default_binding_policy=      A hostfile with ``slots=4`` on two cores is refused
 none``                               without it, as four ranks cannot each be bound to a core.
 ``mca_base_env_list=PATH``           Other hosts look for a bare ``python`` in the PATH of their
