@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeflow_mpi.cluster.affinity import Affinity, apply_threads, widen_affinity
 from edgeflow_mpi.cluster.mpi_env import configure_mpi_environment, place_in_job
+from edgeflow_mpi.cluster.start import Start, find_start
 from edgeflow_mpi.errors import EdgeflowError, InputError, StallError
 from edgeflow_mpi.job.options import Options, parse_options
 from edgeflow_mpi.job.stall import explain, patience_s, tell_and_listen
@@ -33,7 +34,8 @@ DEBUG_VARIABLE = "EDGEFLOW_DEBUG"
 
 
 def _answer(context: Context, open_transport: OpenTransport) -> int:
-    from edgeflow_mpi.job.main import run_job
+    with context.timed("import"):
+        from edgeflow_mpi.job.main import run_job
 
     return run_job(context, open_transport)
 
@@ -52,6 +54,7 @@ def main(
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that has no "×" shows "?"
+    start = find_start()
     configure_mpi_environment()
     place = place_in_job()
     options: Options | None = None
@@ -67,18 +70,20 @@ def main(
     # Before torch is imported: its thread pool is made for the cores it sees then.
     threads = None if options is None else options.threads
     affinity = widen_affinity(place.local_rank, place.local_size, threads=threads)
+    before_mpi_s = time.monotonic()
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError, OSError) as error:
         _print(f"{socket.gethostname()}: MPI cannot be loaded ({_first_line(error)}); {_INSTALL}")
         return FAILED
+    mpi_s = time.monotonic() - before_mpi_s
     comm = MPI.COMM_WORLD
     if options is None:
         if comm.Get_rank() == 0:
             print(text.getvalue(), end="") if wrong is None else _print(str(wrong))
         return 0 if wrong is None else MISUSED
     try:
-        return _start(comm, options, affinity, job)
+        return _start(comm, options, affinity, job, start, mpi_s)
     except EdgeflowError as error:
         _debug(comm.Get_rank() == 0 or not error.shared or error.__cause__ is not None)
         if error.shared:
@@ -104,8 +109,10 @@ def _start(
     options: Options,
     affinity: Affinity,
     job: Callable[[Context, OpenTransport], int],
+    start: Start,
+    mpi_s: float,
 ) -> int:
-    """Everything that needs torch."""
+    """Everything that needs torch; MPI took ``mpi_s`` to start."""
     from mpi4py import MPI
 
     apply_threads(affinity.threads)
@@ -123,7 +130,11 @@ def _start(
         progress,
         MPI.Get_library_version().split("\n")[0].split(",")[0].rstrip("\0"),
         tag_limit if isinstance(tag_limit, int) else 32767,
+        start.command_s,
     )
+    context.timings_s["launch"] = start.process_s - start.command_s
+    context.timings_s["mpi"] = mpi_s
+    context.timings_s["import"] = time.monotonic() - start.process_s - mpi_s
     return job(context, lambda: MpiTransport(comm))
 
 

@@ -14,14 +14,21 @@ from edgeflow_mpi.job.options import Options
 from edgeflow_mpi.job.stall import Pulse
 from edgeflow_mpi.progress import Progress
 
+ANSWER = "answer"
+"""Not a stage but their end: seconds from the command to the first answer."""
+BASELINE = "baseline"
+"""The stage that makes the single device ready, which a user's first answer does not need."""
+
 
 @dataclass(frozen=True)
 class Context:
     """This rank's view of the job.
 
     ``comm`` is the job's communicator (mpi4py's; not imported here). ``progress`` speaks on
-    rank 0 only. ``timings_s`` collects the duration of the set-up stages, ``notes`` sentences
-    that the result must not be read without.
+    rank 0 only. ``command_s`` is the moment of ``time.monotonic`` at which the job was started.
+    ``timings_s`` collects the duration of the stages up to the first answer, ``reused`` those
+    that took an earlier job's results, ``notes`` sentences that the result must not be read
+    without.
     """
 
     options: Options
@@ -30,7 +37,9 @@ class Context:
     progress: Progress
     mpi_library: str
     tag_limit: int
+    command_s: float
     timings_s: dict[str, float] = field(default_factory=dict)
+    reused: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -58,8 +67,16 @@ class Context:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the body's duration to ``timings_s[stage]``."""
+        """Add the body's duration to ``timings_s[stage]``, unless there was an answer before."""
+        if ANSWER in self.timings_s:
+            yield
+            return
         started_s = time.monotonic()
         yield
         spent_s = time.monotonic() - started_s
         self.timings_s[stage] = self.timings_s.get(stage, 0.0) + spent_s
+
+    def answered(self) -> None:
+        """Take the time of the first answer; what is done for the baseline alone is left out."""
+        spent_s = time.monotonic() - self.command_s
+        self.timings_s.setdefault(ANSWER, spent_s - self.timings_s.get(BASELINE, 0.0))

@@ -11,7 +11,7 @@ from edgeflow_mpi.cluster.agree import agreed, broadcast
 from edgeflow_mpi.cluster.profile import Profile
 from edgeflow_mpi.errors import EdgeflowError
 from edgeflow_mpi.job.check import verify_answers, verify_layers, with_layers
-from edgeflow_mpi.job.context import Context
+from edgeflow_mpi.job.context import BASELINE, Context
 from edgeflow_mpi.job.serve import (
     Contender,
     Measured,
@@ -41,11 +41,11 @@ from edgeflow_mpi.report.results import (
     RankStats,
     RunReport,
     SingleDevice,
-    Timings,
     Verification,
     write_json,
 )
 from edgeflow_mpi.report.summary import summary
+from edgeflow_mpi.report.timings import Timings
 from edgeflow_mpi.runtime.session import Session
 from edgeflow_mpi.units.tables import UnitTables
 
@@ -120,11 +120,13 @@ def _serve(
 ) -> _Served:
     """Answer the requests; collective. The sessions' memory is free again afterwards."""
     options = context.options
-    session = open_session(
-        context, task, tables, weights, open_transport, plant_fault=options.plant_fault
-    )
+    with context.timed("prepare"):
+        session = open_session(
+            context, task, tables, weights, open_transport, plant_fault=options.plant_fault
+        )
     contenders = [Contender(session)]
-    baseline = _open_baseline(context, task, profile, tables, weights, open_transport)
+    with context.timed(BASELINE):
+        baseline = _open_baseline(context, task, profile, tables, weights, open_transport)
     if baseline is not None:
         contenders += single_device_contenders(context, baseline.session, baseline.rank)
     count = max(options.repeat, len(task.requests))
@@ -217,7 +219,6 @@ def make_report(
 ) -> RunReport:
     """What rank 0 knows about a plan's timed requests."""
     assert task.model is not None
-    times = context.timings_s
     return RunReport(
         model=task.model.name,
         weights_note=task.model.weights_note,
@@ -230,13 +231,7 @@ def make_report(
         single_device=single,
         predicted_ms=None if tables.predicted_s is None else tables.predicted_s * 1e3,
         verification=verification,
-        timings=Timings(
-            capture_s=times.get("capture", 0.0),
-            profile_s=times.get("profile", 0.0),
-            partition_s=times.get("partition", 0.0),
-            compile_s=times.get("compile", 0.0),
-            distribute_s=times.get("distribute", 0.0),
-        ),
+        timings=Timings.of(context.timings_s, tuple(context.reused)),
         versions=versions(context),
         warmup=context.options.warmup,
         repeat=context.options.repeat,

@@ -226,7 +226,9 @@ class _Series:
         if not self._context.first:
             return self._session.run(())
         which = len(self._latencies_s) % len(self._requests) if timed else 0
-        answer = self._session.run(self._requests[which].tensors)
+        with self._context.timed("request"):
+            answer = self._session.run(self._requests[which].tensors)
+        self._context.answered()
         if timed:
             first = self._answers.setdefault(which, answer.outputs)
             if self._context.options.verify and len(self._deviations) < _DEVIATIONS_KEPT:

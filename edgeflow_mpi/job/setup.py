@@ -73,7 +73,8 @@ class Task:
 def check_ranks_agree(context: Context) -> tuple[str, ...]:
     """Host names by rank; refuses ranks that run different versions of this package."""
     mine = (socket.gethostname(), edgeflow_mpi.__version__, str(torch.__version__))
-    everyone = broadcast_all(context, mine)
+    with context.timed("ranks"):
+        everyone = broadcast_all(context, mine)
     hosts = tuple(host for host, _, _ in everyone)
     _, version, torch_version = everyone[0]
     with agreed(context.comm):

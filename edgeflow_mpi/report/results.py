@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeflow_mpi.report.files import write_file
+from edgeflow_mpi.report.timings import Timings
 
 Json = dict[str, object]
 
@@ -90,17 +91,6 @@ class RankStats:
     messages_sent: int
     peak_memory_bytes: int
     threads: int = 1
-
-
-@dataclass(frozen=True)
-class Timings:
-    """Seconds that the stages before the first request took; 0 for a stage not run."""
-
-    capture_s: float = 0.0
-    profile_s: float = 0.0
-    partition_s: float = 0.0
-    compile_s: float = 0.0
-    distribute_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -381,13 +371,8 @@ def to_json(report: RunReport) -> Json:
             }
             for stats in report.per_rank
         ],
-        "timings_s": {
-            "capture": timings.capture_s,
-            "profile": timings.profile_s,
-            "partition": timings.partition_s,
-            "compile": timings.compile_s,
-            "distribute": timings.distribute_s,
-        },
+        "timings_s": {**timings.stages_s, "first_answer": timings.first_answer_s},
+        "reused": list(timings.reused),
         "versions": dict(report.versions),
         "weights": report.weights_note,
         "random_weights": report.random_weights,

@@ -37,6 +37,7 @@ def summary(report: RunReport) -> str:
         ("predicted", _predicted(report)),
         ("verified", _verified(report.verification)),
         ("traffic", _traffic(report)),
+        ("start-up", report.timings.text),
     ]
     lines = _wrap(_title(report), "")
     if report.random_weights:

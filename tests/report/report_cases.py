@@ -11,9 +11,9 @@ from edgeflow_mpi.report.results import (
     RankStats,
     RunReport,
     SingleDevice,
-    Timings,
     Verification,
 )
+from edgeflow_mpi.report.timings import Timings
 
 CLUSTER = RunReport(
     model="torchvision:resnet50",
@@ -31,7 +31,10 @@ CLUSTER = RunReport(
     single_device=SingleDevice(386.4, 1),
     predicted_ms=175.5,
     verification=Verification((Difference("output", 3.1e-5, 2.1e-6, 1.4e-6, 1e-5),)),
-    timings=Timings(2.5, 7.25, 0.5, 0.125, 1.75),
+    timings=Timings(
+        import_s=6.5, mpi_s=0.25, capture_s=2.5, profile_s=7.25, partition_s=0.5, compile_s=0.125,
+        distribute_s=1.75, first_answer_s=19.5, reused=("capture",),
+    ),  # fmt: skip
     versions={"edgeflow_mpi": "0.1.0", "python": "3.11.9", "mpi": "Open MPI v5.0.11"},
     warmup=2,
     repeat=5,
@@ -39,6 +42,7 @@ CLUSTER = RunReport(
 
 SLOWER = replace(
     CLUSTER,
+    timings=Timings(capture_s=2.5),
     latency=Latency((540.0,)),
     warmup=0,
     repeat=1,

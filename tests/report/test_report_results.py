@@ -53,8 +53,11 @@ def test_the_keys_that_tools_rely_on(tmp_path: Path) -> None:
         "messages": 326,
         "bytes_sent": 3_424_672,
         "timings_s": {
-            "capture": 2.5, "profile": 7.25, "partition": 0.5, "compile": 0.125, "distribute": 1.75,
+            "launch": 0.0, "import": 6.5, "mpi": 0.25, "ranks": 0.0, "capture": 2.5,
+            "profile": 7.25, "search": 0.0, "partition": 0.5, "compile": 0.125,
+            "distribute": 1.75, "prepare": 0.0, "request": 0.0, "first_answer": 19.5,
         },
+        "reused": ["capture"],
         "versions": {"edgeflow_mpi": "0.1.0", "python": "3.11.9", "mpi": "Open MPI v5.0.11"},
     }  # fmt: skip
     assert {key: found[key] for key in promised} == promised
