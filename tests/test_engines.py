@@ -76,7 +76,8 @@ def test_an_engine_joins_by_one_class_and_does_what_it_can() -> None:
     rows = Span(2, 6)
     relu = prepare(model.graph, first, rows, model.weights, model.needs, "numpy-relu")
     conv = prepare(model.graph, second, rows, model.weights, model.needs, "numpy-relu")
-    assert (relu.engine, conv.engine) == ("numpy-relu", usable_engines()[0])
+    assert relu.engine == "numpy-relu"
+    assert conv.engine in usable_engines()[:-1] or usable_engines() == ("aten",)
     held = piece(IMAGE, model.graph.inputs[0].out, rows)
     assert torch.equal(relu(held), held.relu())
 

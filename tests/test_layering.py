@@ -20,6 +20,7 @@ PACKAGE = "edgeflow_mpi"
 LAYERS = (
     ("errors",),
     ("progress",),
+    ("cache",),
     ("spans",),
     ("model",),
     ("graph",),

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from edgeflow_mpi.cluster.cache import write_atomic
+from edgeflow_mpi.cache import write_atomic
 from edgeflow_mpi.cluster.profile import Device, LayerCost, Link, Profile
 from edgeflow_mpi.cluster.yaml_fields import Field
 from edgeflow_mpi.errors import ProfileError

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 import edgeflow_mpi
+from edgeflow_mpi.cache import cache_path, default_cache_dir, write_atomic
 from edgeflow_mpi.cluster.agree import agreed
-from edgeflow_mpi.cluster.cache import cache_path, default_cache_dir, write_atomic
 from edgeflow_mpi.cluster.comm import PointToPoint
 from edgeflow_mpi.cluster.devices import gather_devices
 from edgeflow_mpi.cluster.links import measure_links

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeflow_mpi.cluster.cache import cache_path, default_cache_dir, write_atomic
+from edgeflow_mpi.cache import cache_path, default_cache_dir, private_folder, write_atomic
 from edgeflow_mpi.cluster.devices import cpu_model, host_memory_bytes, name_devices
 from edgeflow_mpi.cluster.profile import Device
 
@@ -113,3 +113,21 @@ def test_the_processor_is_named(tmp_path: Path) -> None:
     info.write_text("processor : 0\nBogoMIPS : 1\n\nHardware : BCM2835\nModel : Pi 3 B+\n")
     assert cpu_model(info) == "Pi 3 B+"
     assert cpu_model(tmp_path / "absent")
+
+
+def test_machine_code_is_kept_by_its_sources_where_nobody_else_may_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = tmp_path / "source.py"
+    source.write_text("one")
+    folder = private_folder("code", [source])
+    assert folder is not None
+    assert folder == private_folder("code", [source])
+    assert folder.stat().st_mode & 0o077 == 0
+    source.write_text("two")
+    assert private_folder("code", [source]) != folder
+    source.write_text("one")
+    folder.chmod(0o777)
+    assert private_folder("code", [source]) is None
+    assert private_folder("code", [tmp_path / "absent.py"]) is None

@@ -12,9 +12,6 @@ be kept (a read-only home), every process compiles anew.
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Iterable, MutableSequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -23,7 +20,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from edgeflow_mpi.cluster.cache import default_cache_dir
+from edgeflow_mpi.cache import private_folder
 
 # By name, so that type checking says the same whether it is installed or not.
 numba: Any = import_module("numba") if find_spec("numba") else None
@@ -101,21 +98,10 @@ def _compiled(function: _Function, **options: object) -> _Function:
 
 
 def _cache_folder() -> str:
-    """A private folder for what was compiled from exactly these sources; empty if none."""
-    try:
-        digest = hashlib.sha256()
-        for part in _SOURCES:
-            for path in sorted((Path(__file__).parents[1] / part).glob("*.py")):
-                digest.update(path.read_bytes())
-        folder = default_cache_dir() / "kernels" / digest.hexdigest()[:20]
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # What lies there is run: nobody else may have put it there.
-        if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022:
-            return ""
-        with tempfile.TemporaryFile(dir=folder):
-            return str(folder)
-    except OSError:
-        return ""
+    """Where what was compiled from exactly these sources is kept; empty if nowhere."""
+    folders = [Path(__file__).parents[1] / part for part in _SOURCES]
+    sources = [path for folder in folders for path in folder.glob("*.py")]
+    return str(private_folder("kernels", sources) or "")
 
 
 _FOLDER = _cache_folder() if COMPILED else ""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 
@@ -30,6 +30,26 @@ def default_cache_dir(environment: Mapping[str, str] = os.environ) -> Path:
     if home and Path(home).is_absolute():
         return Path(home) / ".cache" / "edgeflow_mpi"
     return Path(tempfile.gettempdir()) / f"edgeflow_mpi-{os.getuid()}"
+
+
+def private_folder(kind: str, sources: Iterable[Path]) -> Path | None:
+    """A folder for machine code made from exactly these source files; None if there is none.
+
+    What lies there is run, so it is made for this user alone, and one that belongs to anybody
+    else or that others may write to is not used. Neither is one that cannot be written to.
+    """
+    try:
+        digest = hashlib.sha256()
+        for path in sorted(sources):
+            digest.update(path.read_bytes())
+        folder = default_cache_dir() / kind / digest.hexdigest()[:20]
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022:
+            return None
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return None
 
 
 def cache_path(cache_dir: Path, kind: str, key: object, suffix: str = "") -> Path:

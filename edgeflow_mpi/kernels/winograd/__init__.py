@@ -1,0 +1,34 @@
+"""Convolutions with fewer multiplications, on channels-last memory as it is.
+
+Winograd's minimal filtering F(m, r) makes m results of a filter with r taps by m + r - 1
+multiplications in place of m r, once along each dimension: a 3×3 convolution needs 36 products
+for 4×4 results, not 144. Tiles of the map are transformed, every one of the 36 products is a
+matrix product over channels, and the results are transformed back with bias, residual sum and
+activation.
+
+What other engines lose to layouts is won here: with channels innermost all three steps work on
+vectors of neighbouring channels, so rows are read and written where messages put and take them,
+and padding is a matter of addresses.
+
+``points``
+    The interpolation points, and the exact matrices that follow from them.
+``emit``
+    Loops and vectors in LLVM's language.
+``transforms``
+    The matrices as few vector operations.
+``gemm``
+    Products of a few tiles with a panel of weights, all sums in registers.
+``code``
+    One whole convolution, and what it shares among threads.
+``compiled``
+    Machine code, made when first wanted and kept between jobs.
+``packed``
+    Transformed weights, and how a convolution is cut into blocks.
+``engine``
+    Which layers are done this way, and how.
+
+References
+----------
+.. [1] A. Lavin and S. Gray, "Fast algorithms for convolutional neural networks", CVPR 2016.
+.. [2] S. Winograd, Arithmetic Complexity of Computations, SIAM, 1980.
+"""

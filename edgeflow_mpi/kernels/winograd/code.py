@@ -1,0 +1,393 @@
+"""One convolution as code: tiles are transformed, multiplied and transformed back, in blocks.
+
+A block of tiles goes through two stages. ``transform`` reads the map: first along the height,
+from rows to a strip of ``products`` rows, with zeros beside it where the map is padded; then
+along the width, from the strip to the points of every tile. ``multiply`` takes a panel of output
+channels: all products of all tiles of the block with that panel, then back to results, with
+bias, residual sum and bounds, straight into the map. Each stage is a number of independent
+items which threads take from a counter, so that what is shared (transformed tiles) and what is
+not (strips, products) is plain.
+
+Everything a convolution depends on stands in a *frame* of 64-bit integers, :data:`FIELDS`.
+Lengths and places are in float32, unless a name says otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from llvmlite import ir
+
+from edgeflow_mpi.kernels.winograd.emit import (
+    F32,
+    FLOAT_BYTES,
+    I64,
+    POINTER,
+    Function,
+    Machine,
+    Value,
+)
+from edgeflow_mpi.kernels.winograd.points import Filtering
+from edgeflow_mpi.kernels.winograd.transforms import input_transform, output_transform
+
+FIELDS: Final = (
+    # Addresses, and float32 from one image to the next; no other: address 0.
+    "input", "input_image", "out", "out_image", "other", "other_image",
+    # Maps. Above and left: rows and columns of padding.
+    "height", "width", "channels", "out_height", "out_width", "out_channels", "above", "left",
+    # Addresses of transformed weights and of the bias, by panels; the first channel of the last
+    # panel; channels of a panel that are written; bit patterns of the bounds of the results.
+    "weights", "bias", "panels", "last_panel", "panel_channels", "low", "high",
+    # Tiles in a row, in an image, in all, in a block; in an item of either stage.
+    "tiles_across", "tiles_image", "tiles", "block", "segment", "chunk",
+    # Scratch memory: strips of threads, points by tile and by product, products of threads;
+    # addresses, and float32 from one to the next. A row of zeros.
+    "strips", "strips_thread", "strip_row", "points", "points_tile", "points_product",
+    "products", "products_thread", "zeros",
+    # Threads, the address of GOMP_parallel, the address of the table of gemm functions.
+    "threads", "parallel", "gemms",
+    # Written by the code: first tile of the block, its tiles, items of the stage, the next
+    # item, threads that have begun.
+    "first", "count", "items", "next", "begun",
+)  # fmt: skip
+ENTRY: Final = "convolve"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """The minimal filtering along height and width."""
+
+    height: Filtering
+    width: Filtering
+
+    @property
+    def products(self) -> int:
+        return self.height.products * self.width.products
+
+    def __str__(self) -> str:
+        h, w = self.height, self.width
+        return f"F({h.results}x{w.results}, {h.taps}x{w.taps})"
+
+
+class _Frame:
+    """The fields of a frame, read when first asked for at the start of a function."""
+
+    def __init__(self, f: Function, address: Value) -> None:
+        self._f = f
+        self._pointer = address
+
+    def place(self, name: str) -> Value:
+        return self._f.builder.gep(
+            self._pointer, [self._f.integer(FIELDS.index(name))], source_etype=I64
+        )
+
+    def __getattr__(self, name: str) -> Value:
+        value = self._f.builder.load(self.place(name), typ=I64)
+        setattr(self, name, value)
+        return value
+
+    def read(self, *names: str) -> None:
+        """Read fields here, so that they are there in every block that follows."""
+        for name in names:
+            getattr(self, name)
+
+    def write(self, name: str, value: Value) -> None:
+        self._f.builder.store(self._f.integer(value), self.place(name))
+
+    def take(self, name: str) -> Value:
+        """The counter's value, which grows by one for whoever comes next."""
+        return self._f.builder.atomic_rmw("add", self.place(name), self._f.integer(1), "monotonic")
+
+
+_CONSTANT_FIELDS = FIELDS[: FIELDS.index("first")]
+
+
+def emit_convolution(machine: Machine, variant: Variant) -> str:
+    """A module, as text, with the function :data:`ENTRY` of the address of a frame."""
+    module = ir.Module(name="winograd")
+    parts = _Parts(module, machine, variant)
+    stages = [_emit_transform(parts), _emit_multiply(parts)]
+    f = Function(module, ENTRY, machine.lanes, [POINTER], inner=False)
+    frame = _Frame(f, f.args[0])
+    frame.read(*_CONSTANT_FIELDS)
+    with f.loop(frame.tiles, frame.block) as first:
+        count = f.least(frame.block, f.sub(frame.tiles, first))
+        frame.write("first", first)
+        frame.write("count", count)
+        segments = f.ceil_div(count, frame.segment)
+        chunks = f.mul(f.ceil_div(count, frame.chunk), frame.panels)
+        for stage, items in zip(stages, (segments, chunks), strict=True):
+            _run(f, frame, stage, items)
+    f.finish()
+    return str(module)
+
+
+def _run(f: Function, frame: _Frame, stage: Value, items: Value) -> None:
+    """Do all items of a stage, by the threads of OpenMP if that can be faster."""
+    frame.write("items", items)
+    frame.write("next", 0)
+    frame.write("begun", 0)
+    b = f.builder
+    several = b.and_(f.less(1, frame.threads), f.less(1, items))
+    with b.if_else(several) as (threaded, alone):
+        with threaded:
+            i32 = ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, i32, i32])
+            parallel = b.inttoptr(frame.parallel, kind.as_pointer())
+            b.call(parallel, [stage, f.args[0], b.trunc(frame.threads, i32), i32(0)])
+        with alone:
+            b.call(stage, [f.args[0]])
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What every function of a module is made with."""
+
+    module: Value
+    machine: Machine
+    variant: Variant
+
+    def function(self, name: str, *parameters: Value) -> Function:
+        return Function(self.module, name, self.machine.lanes, parameters, inner=True)
+
+
+@contextmanager
+def _items(f: Function, frame: _Frame) -> Iterator[tuple[Value, Value]]:
+    """(item, number of this thread) for every item that this thread gets."""
+    b = f.builder
+    thread = frame.take("begun")
+    head, body, end = (b.append_basic_block(name) for name in ("take", "item", "none"))
+    b.branch(head)
+    b.position_at_end(head)
+    item = frame.take("next")
+    b.cbranch(f.less(item, frame.items), body, end)
+    b.position_at_end(body)
+    yield item, thread
+    b.branch(head)
+    b.position_at_end(end)
+
+
+def _tile_at(f: Function, frame: _Frame, tile: Value) -> tuple[Value, Value, Value]:
+    """(image, row of tiles, tile in that row)."""
+    image = f.div(tile, frame.tiles_image)
+    rest = f.sub(tile, f.mul(image, frame.tiles_image))
+    row = f.div(rest, frame.tiles_across)
+    return image, row, f.sub(rest, f.mul(row, frame.tiles_across))
+
+
+def _emit_down(parts: _Parts) -> Value:
+    """Transform along the height: rows, their length, strip, its row length."""
+    filtering = parts.variant.height
+    count = filtering.products
+    f = parts.function("down", *[POINTER] * count, I64, POINTER, I64)
+    rows, (length, strip, strip_row) = f.args[:count], f.args[count:]
+    strips = [f.at(strip, f.mul(i, strip_row)) for i in range(count)]
+    last = f.sub(length, f.lanes)
+    with f.loop(length, f.lanes) as index:
+        # The last vector overlaps the one before where the length is no multiple.
+        place = f.least(index, last)
+        samples = [f.load(row, place) for row in rows]
+        for out, value in zip(strips, input_transform(f, filtering, samples), strict=True):
+            f.store(value, out, place)
+    return f.finish()
+
+
+def _emit_across(parts: _Parts) -> Value:
+    """Transform along the width: strip, its row length, tiles, channels, points of the first
+    tile, float32 between tiles and between products."""
+    height, width = parts.variant.height, parts.variant.width
+    count = width.products
+    f = parts.function("across", POINTER, I64, I64, I64, POINTER, I64, I64)
+    strip, strip_row, tiles, channels, points, points_tile, points_product = f.args
+    last = f.sub(channels, f.lanes)
+    with f.loop(tiles) as tile, f.loop(height.products) as row:
+        start = f.at(strip, f.mul(row, strip_row), f.mul(tile, width.results, channels))
+        columns = [f.at(start, f.mul(j, channels)) for j in range(count)]
+        made = f.at(points, f.mul(tile, points_tile), f.mul(row, count, points_product))
+        outs = [f.at(made, f.mul(j, points_product)) for j in range(count)]
+        with f.loop(channels, f.lanes) as index:
+            place = f.least(index, last)
+            samples = [f.load(column, place) for column in columns]
+            for out, value in zip(outs, input_transform(f, width, samples), strict=True):
+                f.store(value, out, place)
+    return f.finish()
+
+
+def _emit_transform(parts: _Parts) -> Value:
+    """The stage from the map to points. An item is a number of tiles, done row by row."""
+    height, width = parts.variant.height, parts.variant.width
+    down, across = _emit_down(parts), _emit_across(parts)
+    f = parts.function("transform", POINTER)
+    b = f.builder
+    frame = _Frame(f, f.args[0])
+    frame.read(*_CONSTANT_FIELDS, "first", "count", "items")
+    current = b.alloca(I64)
+    row_length = f.mul(frame.width, frame.channels)
+    with _items(f, frame) as (item, thread):
+        begin = f.mul(item, frame.segment)
+        stop = f.least(f.add(begin, frame.segment), frame.count)
+        strip_address = f.add(frame.strips, f.mul(thread, frame.strips_thread, FLOAT_BYTES))
+        strip = f.pointer(strip_address)
+        b.store(begin, current)
+        head, body, end = (b.append_basic_block(name) for name in ("row", "part", "stop"))
+        b.branch(head)
+        b.position_at_end(head)
+        tile = b.load(current, typ=I64)
+        b.cbranch(f.less(tile, stop), body, end)
+        b.position_at_end(body)
+        image, tile_row, tile_column = _tile_at(f, frame, f.add(frame.first, tile))
+        tiles = f.least(f.sub(frame.tiles_across, tile_column), f.sub(stop, tile))
+        top = f.sub(f.mul(tile_row, height.results), frame.above)
+        left = f.sub(f.mul(tile_column, width.results), frame.left)
+        columns = f.add(f.mul(tiles, width.results), width.taps - 1)
+        inside_from = f.most(left, 0)
+        inside_to = f.least(f.add(left, columns), frame.width)
+        # Zeros beside the map first: whole vectors of them, which what is inside then covers.
+        before = f.mul(f.sub(inside_from, left), frame.channels)
+        inside = f.mul(f.sub(inside_to, inside_from), frame.channels)
+        behind = f.add(before, inside)
+        after = f.sub(f.mul(columns, frame.channels), behind)
+        with f.loop(height.products) as row:
+            start = f.at(strip, f.mul(row, frame.strip_row))
+            for place, length in ((0, before), (behind, after)):
+                with f.loop(length, f.lanes) as index:
+                    f.store(f.constant(0), start, place, index)
+        source = f.pointer(frame.input)
+        rows = []
+        for i in range(height.products):
+            y = f.add(top, i)
+            place = f.add(
+                f.mul(image, frame.input_image),
+                f.mul(y, row_length),
+                f.mul(inside_from, frame.channels),
+            )
+            there = b.and_(f.less(-1, y), f.less(y, frame.height))
+            rows.append(b.select(there, f.at(source, place), f.pointer(frame.zeros)))
+        b.call(down, [*rows, inside, f.at(strip, before), frame.strip_row])
+        points = f.at(f.pointer(frame.points), f.mul(tile, frame.points_tile))
+        b.call(
+            across,
+            [strip, frame.strip_row, tiles, frame.channels, points, frame.points_tile,
+             frame.points_product],
+        )  # fmt: skip
+        b.store(f.add(tile, tiles), current)
+        b.branch(head)
+        b.position_at_end(end)
+    return f.finish()
+
+
+def _emit_back(parts: _Parts, *, residual: bool) -> Value:
+    """One tile of one panel, from products to results: products, out, float32 between rows and
+    between columns, rows and columns to write, bias, bounds, channels, other."""
+    height, width = parts.variant.height, parts.variant.width
+    name = "back_and_add" if residual else "back"
+    vector = ir.VectorType(F32, parts.machine.lanes)
+    f = parts.function(
+        name, POINTER, POINTER, I64, I64, I64, I64, POINTER, vector, vector,
+        I64, POINTER,
+    )  # fmt: skip
+    products, out, row_step, column_step, rows, columns, bias, low, high, channels, other = f.args
+    panel = parts.machine.panel
+    last = f.sub(channels, f.lanes)
+    b = f.builder
+    with f.loop(channels, f.lanes) as index:
+        place = f.least(index, last)
+        halves = []
+        for j in range(width.products):
+            column = [
+                f.load(products, place, (i * width.products + j) * panel)
+                for i in range(height.products)
+            ]
+            halves.append(output_transform(f, height, column))
+        results = [
+            output_transform(f, width, [half[i] for half in halves]) for i in range(height.results)
+        ]
+        offset = f.load(bias, place)
+        done = b.append_basic_block("written")
+        for i in range(height.results):
+            if i:
+                row = b.append_basic_block("row")
+                b.cbranch(f.less(i, rows), row, done)
+                b.position_at_end(row)
+            row_done = b.append_basic_block("row_written")
+            for j in range(width.results):
+                if j:
+                    more = b.append_basic_block("column")
+                    b.cbranch(f.less(j, columns), more, row_done)
+                    b.position_at_end(more)
+                where = f.add(f.mul(i, row_step), f.mul(j, column_step), place)
+                value = b.fadd(results[i][j], offset)
+                if residual:
+                    value = b.fadd(value, f.load(other, where))
+                f.store(f.clamp(value, low, high), out, where)
+            b.branch(row_done)
+            b.position_at_end(row_done)
+        b.branch(done)
+        b.position_at_end(done)
+    return f.finish()
+
+
+def _emit_multiply(parts: _Parts) -> Value:
+    """The stage from points to the map. An item is a panel and some tiles of the block."""
+    machine, variant = parts.machine, parts.variant
+    height, width, count = variant.height, variant.width, variant.products
+    backs = [_emit_back(parts, residual=residual) for residual in (True, False)]
+    f = parts.function("multiply", POINTER)
+    b = f.builder
+    frame = _Frame(f, f.args[0])
+    frame.read(*_CONSTANT_FIELDS, "first", "count", "items")
+    low, high = (
+        f.splat(b.bitcast(b.trunc(bits, ir.IntType(32)), F32)) for bits in (frame.low, frame.high)
+    )
+    tile_step = count * machine.panel
+    panel_weights = f.mul(frame.channels, machine.panel)
+    out_row = f.mul(frame.out_width, frame.out_channels)
+    chunks = f.ceil_div(frame.count, frame.chunk)
+    gemm = ir.FunctionType(ir.VoidType(), [POINTER, I64, POINTER, POINTER, I64, I64])
+    gemms = f.pointer(frame.gemms)
+    with _items(f, frame) as (item, thread):
+        panel = f.div(item, chunks)
+        begin = f.mul(f.sub(item, f.mul(panel, chunks)), frame.chunk)
+        tiles = f.least(frame.chunk, f.sub(frame.count, begin))
+        products = f.at(f.pointer(frame.products), f.mul(thread, frame.products_thread))
+        # As even as possible: a few tiles alone are slow.
+        groups = f.ceil_div(tiles, machine.panel_tiles)
+        size = f.div(tiles, groups)
+        larger = f.sub(tiles, f.mul(size, groups))
+        with f.loop(count) as product, f.loop(groups) as group:
+            weights = f.at(
+                f.pointer(frame.weights), f.mul(f.add(f.mul(panel, count), product), panel_weights)
+            )
+            tile = f.add(f.mul(group, size), f.least(group, larger))
+            number = f.add(size, b.zext(f.less(group, larger), I64))
+            samples = f.at(
+                f.pointer(frame.points),
+                f.mul(f.add(begin, tile), frame.points_tile),
+                f.mul(product, frame.points_product),
+            )
+            made = f.at(products, f.mul(tile, tile_step), f.mul(product, machine.panel))
+            entry = b.gep(gemms, [number], source_etype=I64)
+            function = b.inttoptr(b.load(entry, typ=I64), gemm.as_pointer())
+            step = f.integer(tile_step)
+            b.call(function, [samples, frame.points_tile, weights, made, step, frame.channels])
+        channel = f.least(f.mul(panel, machine.panel), frame.last_panel)
+        bias = f.at(f.pointer(frame.bias), channel)
+        with f.loop(tiles) as tile:
+            image, tile_row, tile_column = _tile_at(f, frame, f.add(frame.first, begin, tile))
+            y, x = f.mul(tile_row, height.results), f.mul(tile_column, width.results)
+            place = f.add(f.mul(y, out_row), f.mul(x, frame.out_channels), channel)
+            out = f.at(f.pointer(frame.out), f.mul(image, frame.out_image), place)
+            other = f.at(f.pointer(frame.other), f.mul(image, frame.other_image), place)
+            arguments = [
+                f.at(products, f.mul(tile, tile_step)), out, out_row, frame.out_channels,
+                f.sub(frame.out_height, y), f.sub(frame.out_width, x), bias, low, high,
+                frame.panel_channels, other,
+            ]  # fmt: skip
+            with b.if_else(b.icmp_signed("!=", frame.other, f.integer(0))) as branches:
+                for branch, back in zip(branches, backs, strict=True):
+                    with branch:
+                        b.call(back, arguments)
+    return f.finish()

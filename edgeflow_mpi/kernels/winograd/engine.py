@@ -1,0 +1,51 @@
+"""Minimal filtering as an engine: code is made by LLVM, where llvmlite is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+
+from edgeflow_mpi.graph.needs import Needs
+from edgeflow_mpi.graph.types import Graph, Layer
+from edgeflow_mpi.kernels.engine import Kernel
+from edgeflow_mpi.kernels.steps import assemble_fused
+from edgeflow_mpi.spans import Span
+
+
+class Winograd:
+    """Layers with a convolution of stride 1 that needs fewer products this way."""
+
+    name = "winograd"
+
+    def available(self) -> bool:
+        return _available()
+
+    def prepare(
+        self,
+        graph: Graph,
+        layer: Layer,
+        rows: Span,
+        weights: Mapping[str, torch.Tensor],
+        needs: Needs,
+    ) -> Kernel | None:
+        # Loading LLVM takes a tenth of a second: not before there is something to do.
+        if not any(step.target.startswith("aten.conv") for step in layer.steps):
+            return None
+        from edgeflow_mpi.kernels.winograd.fuse import fused_convolution
+
+        return assemble_fused(self.name, graph, layer, rows, weights, needs, fused_convolution)
+
+
+@cache
+def _available() -> bool:
+    """Whether llvmlite is there and knows this processor."""
+    if find_spec("llvmlite") is None:
+        return False
+    try:
+        from edgeflow_mpi.kernels.winograd.compiled import native
+    except (ImportError, OSError):
+        return False
+    return native() is not None
