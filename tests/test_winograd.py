@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +12,7 @@ from random import Random
 
 import pytest
 import torch
+from llvmlite import ir
 from torch import nn
 from torch.nn import functional as F
 
@@ -26,13 +27,15 @@ from tests.rule_checks import piece, some_spans
 if not usable("winograd"):
     pytest.skip("llvmlite is not installed, or not for this processor", allow_module_level=True)
 
-from edgeflow_mpi.kernels.winograd import compiled
+from edgeflow_mpi.kernels.llvm import objects
+from edgeflow_mpi.kernels.llvm.machine import Machine, native
+from edgeflow_mpi.kernels.llvm.packed import PackedWeights, packed_weights
+from edgeflow_mpi.kernels.winograd.blocking import blocking
 from edgeflow_mpi.kernels.winograd.choice import candidates, suited
 from edgeflow_mpi.kernels.winograd.code import Variant
-from edgeflow_mpi.kernels.winograd.compiled import code, native
+from edgeflow_mpi.kernels.winograd.compiled import code
 from edgeflow_mpi.kernels.winograd.convolution import Convolution, Shape
-from edgeflow_mpi.kernels.winograd.emit import Machine
-from edgeflow_mpi.kernels.winograd.packed import blocking, packed_weights
+from edgeflow_mpi.kernels.winograd.gemm import emit_gemm
 from edgeflow_mpi.kernels.winograd.points import filtering
 
 Tensor = torch.Tensor
@@ -102,11 +105,17 @@ def some_case(machine: Machine, kernel: tuple[int, int], random: Random) -> Case
     return Case(shape, tensor, weight, bias, other, low, high, expected, scale)
 
 
+def packed(
+    weight: Tensor, bias: Tensor | None, variant: Variant, machine: Machine
+) -> PackedWeights:
+    return packed_weights(weight, bias, variant.filter(), str(variant), machine.panel)
+
+
 def convolution(case: Case, machine: Machine, variant: Variant, threads: int) -> Convolution:
     made = code(machine, variant)
     assert made is not None
-    packed = packed_weights(case.weight, case.bias, variant, machine.panel)
-    return Convolution(machine, variant, made, packed, case.shape, case.low, case.high, threads)
+    weights = packed(case.weight, case.bias, variant, machine)
+    return Convolution(machine, variant, made, weights, case.shape, case.low, case.high, threads)
 
 
 @pytest.mark.parametrize("kernel_and_results", [(m, r) for r in (3, 5, 7) for m in (2, 4)], ids=str)
@@ -159,16 +168,16 @@ def test_blocks_are_worked_off_whatever_their_size(monkeypatch: pytest.MonkeyPat
     weight = torch.randn(112, 64, 3, 3, generator=generator)
     expected = F.conv2d(tensor.double(), weight.double(), padding=1)
     shape = Shape(2, 64, 23, 41, 112, 23, 41, 1, 1)
-    packed = packed_weights(weight, None, variant, machine.panel)
+    weights = packed(weight, None, variant, machine)
     made = code(machine, variant)
     assert made is not None
-    whole = Convolution(machine, variant, made, packed, shape).run(tensor)
+    whole = Convolution(machine, variant, made, weights, shape).run(tensor)
     assert relative_error([whole], [expected]) <= BOUND
     for name in ("POINTS_BYTES", "STRIP_BYTES"):
-        monkeypatch.setattr(f"edgeflow_mpi.kernels.winograd.packed.{name}", 1)
-    monkeypatch.setattr("edgeflow_mpi.kernels.winograd.packed.LEAST_TILES", 3)
+        monkeypatch.setattr(f"edgeflow_mpi.kernels.winograd.blocking.{name}", 1)
+    monkeypatch.setattr("edgeflow_mpi.kernels.winograd.blocking.LEAST_TILES", 3)
     for threads in (1, 2, 5):
-        small = Convolution(machine, variant, made, packed, shape, threads=threads)
+        small = Convolution(machine, variant, made, weights, shape, threads=threads)
         assert torch.equal(small.run(tensor), whole)
 
 
@@ -213,12 +222,12 @@ def test_code_is_kept_and_made_again_where_it_is_broken(
         raise AssertionError("what is kept need not be made")
 
     def emit() -> str:
-        module = compiled.ir.Module(name="gemm")
-        compiled.emit_gemm(module, machine, 1)
+        module = ir.Module(name="gemm")
+        emit_gemm(module, machine, 1)
         return str(module)
 
-    def load(source: object) -> None:
-        (address,) = compiled._loaded(machine, "test", source, names)  # type: ignore[arg-type]
+    def load(source: Callable[[], str]) -> None:
+        (address,) = objects.loaded(machine, "test", source, names)
         assert address
 
     load(emit)
@@ -318,10 +327,10 @@ def test_weights_are_packed_once_for_all_spans_of_a_layer() -> None:
     assert machine is not None
     (variant, *_) = candidates((3, 3))
     weight = torch.randn(32, 32, 3, 3)
-    first = packed_weights(weight, None, variant, machine.panel)
-    assert packed_weights(weight, None, variant, machine.panel) is first
-    assert packed_weights(weight.clone(), None, variant, machine.panel) is not first
+    first = packed(weight, None, variant, machine)
+    assert packed(weight, None, variant, machine) is first
+    assert packed(weight.clone(), None, variant, machine) is not first
     weight += 1
-    changed = packed_weights(weight, None, variant, machine.panel)
+    changed = packed(weight, None, variant, machine)
     assert changed is not first
     assert not torch.equal(changed.values, first.values)

@@ -12,8 +12,6 @@ and padding is a matter of addresses.
 
 ``points``
     The interpolation points, and the exact matrices that follow from them.
-``emit``
-    Loops and vectors in LLVM's language.
 ``transforms``
     The matrices as few vector operations.
 ``gemm``
@@ -21,11 +19,17 @@ and padding is a matter of addresses.
 ``code``
     One whole convolution, and what it shares among threads.
 ``compiled``
-    Machine code, made when first wanted and kept between jobs.
-``packed``
-    Transformed weights, and how a convolution is cut into blocks.
+    These functions, made on first use.
+``blocking``
+    How a convolution is cut into blocks.
+``convolution``
+    One prepared convolution: its frame, and calling it.
+``choice``
+    Which minimal filtering suits a convolution.
+``fuse``
+    Steps of a layer that are one such convolution.
 ``engine``
-    Which layers are done this way, and how.
+    The engine.
 
 References
 ----------

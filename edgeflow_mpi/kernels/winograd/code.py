@@ -14,22 +14,15 @@ Lengths and places are in float32, unless a name says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+import torch
 from llvmlite import ir
 
-from edgeflow_mpi.kernels.winograd.emit import (
-    F32,
-    FLOAT_BYTES,
-    I64,
-    POINTER,
-    Function,
-    Machine,
-    Value,
-)
+from edgeflow_mpi.kernels.llvm.emit import F32, FLOAT_BYTES, I64, POINTER, Function, Value
+from edgeflow_mpi.kernels.llvm.frame import SHARED, Frame
+from edgeflow_mpi.kernels.llvm.machine import Machine
 from edgeflow_mpi.kernels.winograd.points import Filtering
 from edgeflow_mpi.kernels.winograd.transforms import input_transform, output_transform
 
@@ -47,11 +40,10 @@ FIELDS: Final = (
     # addresses, and float32 from one to the next. A row of zeros.
     "strips", "strips_thread", "strip_row", "points", "points_tile", "points_product",
     "products", "products_thread", "zeros",
-    # Threads, the address of GOMP_parallel, the address of the table of gemm functions.
-    "threads", "parallel", "gemms",
-    # Written by the code: first tile of the block, its tiles, items of the stage, the next
-    # item, threads that have begun.
-    "first", "count", "items", "next", "begun",
+    # The address of the table of gemm functions.
+    "gemms",
+    # Written by the code: first tile of the block, its tiles.
+    "first", "count", *SHARED,
 )  # fmt: skip
 ENTRY: Final = "convolve"
 
@@ -67,42 +59,20 @@ class Variant:
     def products(self) -> int:
         return self.height.products * self.width.products
 
+    def filter(self) -> torch.Tensor:
+        """What the taps of a filter are multiplied with: products × taps, float64."""
+        height, width = (
+            torch.tensor([[float(c) for c in row] for row in f.filter], dtype=torch.float64)
+            for f in (self.height, self.width)
+        )
+        return torch.kron(height, width)
+
     def __str__(self) -> str:
         h, w = self.height, self.width
         return f"F({h.results}x{w.results}, {h.taps}x{w.taps})"
 
 
-class _Frame:
-    """The fields of a frame, read when first asked for at the start of a function."""
-
-    def __init__(self, f: Function, address: Value) -> None:
-        self._f = f
-        self._pointer = address
-
-    def place(self, name: str) -> Value:
-        return self._f.builder.gep(
-            self._pointer, [self._f.integer(FIELDS.index(name))], source_etype=I64
-        )
-
-    def __getattr__(self, name: str) -> Value:
-        value = self._f.builder.load(self.place(name), typ=I64)
-        setattr(self, name, value)
-        return value
-
-    def read(self, *names: str) -> None:
-        """Read fields here, so that they are there in every block that follows."""
-        for name in names:
-            getattr(self, name)
-
-    def write(self, name: str, value: Value) -> None:
-        self._f.builder.store(self._f.integer(value), self.place(name))
-
-    def take(self, name: str) -> Value:
-        """The counter's value, which grows by one for whoever comes next."""
-        return self._f.builder.atomic_rmw("add", self.place(name), self._f.integer(1), "monotonic")
-
-
-_CONSTANT_FIELDS = FIELDS[: FIELDS.index("first")]
+_GIVEN = (*FIELDS[: FIELDS.index("first")], "threads", "parallel")
 
 
 def emit_convolution(machine: Machine, variant: Variant) -> str:
@@ -111,8 +81,8 @@ def emit_convolution(machine: Machine, variant: Variant) -> str:
     parts = _Parts(module, machine, variant)
     stages = [_emit_transform(parts), _emit_multiply(parts)]
     f = Function(module, ENTRY, machine.lanes, [POINTER], inner=False)
-    frame = _Frame(f, f.args[0])
-    frame.read(*_CONSTANT_FIELDS)
+    frame = Frame(f, f.args[0], FIELDS)
+    frame.read(*_GIVEN)
     with f.loop(frame.tiles, frame.block) as first:
         count = f.least(frame.block, f.sub(frame.tiles, first))
         frame.write("first", first)
@@ -120,26 +90,9 @@ def emit_convolution(machine: Machine, variant: Variant) -> str:
         segments = f.ceil_div(count, frame.segment)
         chunks = f.mul(f.ceil_div(count, frame.chunk), frame.panels)
         for stage, items in zip(stages, (segments, chunks), strict=True):
-            _run(f, frame, stage, items)
+            frame.run(stage, items)
     f.finish()
     return str(module)
-
-
-def _run(f: Function, frame: _Frame, stage: Value, items: Value) -> None:
-    """Do all items of a stage, by the threads of OpenMP if that can be faster."""
-    frame.write("items", items)
-    frame.write("next", 0)
-    frame.write("begun", 0)
-    b = f.builder
-    several = b.and_(f.less(1, frame.threads), f.less(1, items))
-    with b.if_else(several) as (threaded, alone):
-        with threaded:
-            i32 = ir.IntType(32)
-            kind = ir.FunctionType(ir.VoidType(), [POINTER, POINTER, i32, i32])
-            parallel = b.inttoptr(frame.parallel, kind.as_pointer())
-            b.call(parallel, [stage, f.args[0], b.trunc(frame.threads, i32), i32(0)])
-        with alone:
-            b.call(stage, [f.args[0]])
 
 
 @dataclass(frozen=True)
@@ -154,23 +107,7 @@ class _Parts:
         return Function(self.module, name, self.machine.lanes, parameters, inner=True)
 
 
-@contextmanager
-def _items(f: Function, frame: _Frame) -> Iterator[tuple[Value, Value]]:
-    """(item, number of this thread) for every item that this thread gets."""
-    b = f.builder
-    thread = frame.take("begun")
-    head, body, end = (b.append_basic_block(name) for name in ("take", "item", "none"))
-    b.branch(head)
-    b.position_at_end(head)
-    item = frame.take("next")
-    b.cbranch(f.less(item, frame.items), body, end)
-    b.position_at_end(body)
-    yield item, thread
-    b.branch(head)
-    b.position_at_end(end)
-
-
-def _tile_at(f: Function, frame: _Frame, tile: Value) -> tuple[Value, Value, Value]:
+def _tile_at(f: Function, frame: Frame, tile: Value) -> tuple[Value, Value, Value]:
     """(image, row of tiles, tile in that row)."""
     image = f.div(tile, frame.tiles_image)
     rest = f.sub(tile, f.mul(image, frame.tiles_image))
@@ -222,11 +159,11 @@ def _emit_transform(parts: _Parts) -> Value:
     down, across = _emit_down(parts), _emit_across(parts)
     f = parts.function("transform", POINTER)
     b = f.builder
-    frame = _Frame(f, f.args[0])
-    frame.read(*_CONSTANT_FIELDS, "first", "count", "items")
+    frame = Frame(f, f.args[0], FIELDS)
+    frame.read(*_GIVEN, "first", "count", "items")
     current = b.alloca(I64)
     row_length = f.mul(frame.width, frame.channels)
-    with _items(f, frame) as (item, thread):
+    with frame.taken() as (item, thread):
         begin = f.mul(item, frame.segment)
         stop = f.least(f.add(begin, frame.segment), frame.count)
         strip_address = f.add(frame.strips, f.mul(thread, frame.strips_thread, FLOAT_BYTES))
@@ -337,8 +274,8 @@ def _emit_multiply(parts: _Parts) -> Value:
     backs = [_emit_back(parts, residual=residual) for residual in (True, False)]
     f = parts.function("multiply", POINTER)
     b = f.builder
-    frame = _Frame(f, f.args[0])
-    frame.read(*_CONSTANT_FIELDS, "first", "count", "items")
+    frame = Frame(f, f.args[0], FIELDS)
+    frame.read(*_GIVEN, "first", "count", "items")
     low, high = (
         f.splat(b.bitcast(b.trunc(bits, ir.IntType(32)), F32)) for bits in (frame.low, frame.high)
     )
@@ -348,7 +285,7 @@ def _emit_multiply(parts: _Parts) -> Value:
     chunks = f.ceil_div(frame.count, frame.chunk)
     gemm = ir.FunctionType(ir.VoidType(), [POINTER, I64, POINTER, POINTER, I64, I64])
     gemms = f.pointer(frame.gemms)
-    with _items(f, frame) as (item, thread):
+    with frame.taken() as (item, thread):
         panel = f.div(item, chunks)
         begin = f.mul(f.sub(item, f.mul(panel, chunks)), frame.chunk)
         tiles = f.least(frame.chunk, f.sub(frame.count, begin))

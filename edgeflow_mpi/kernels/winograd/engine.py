@@ -45,7 +45,7 @@ def _available() -> bool:
     if find_spec("llvmlite") is None:
         return False
     try:
-        from edgeflow_mpi.kernels.winograd.compiled import native
+        from edgeflow_mpi.kernels.llvm.machine import native
     except (ImportError, OSError):
         return False
     return native() is not None

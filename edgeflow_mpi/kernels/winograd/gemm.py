@@ -6,7 +6,8 @@ cache, while the few tiles stay in it.
 
 from __future__ import annotations
 
-from edgeflow_mpi.kernels.winograd.emit import I64, POINTER, Function, Machine, Value
+from edgeflow_mpi.kernels.llvm.emit import I64, POINTER, Function, Value
+from edgeflow_mpi.kernels.llvm.machine import Machine
 
 UNROLLED = 4
 """Input channels in one turn; their number must be a multiple of it."""

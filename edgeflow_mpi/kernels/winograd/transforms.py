@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from edgeflow_mpi.kernels.winograd.emit import Function, Value
+from edgeflow_mpi.kernels.llvm.emit import Function, Value
 from edgeflow_mpi.kernels.winograd.points import Filtering
 
 

@@ -23,35 +23,6 @@ POINTER = ir.PointerType()
 FLOAT_BYTES = 4
 
 
-@dataclass(frozen=True)
-class Machine:
-    """What code is made for.
-
-    Attributes
-    ----------
-    cpu, features : str
-        LLVM's names of the processor and of what it can do.
-    lanes : int
-        float32 in a vector register.
-    panel_vectors : int
-        Vectors of output channels in one panel of weights.
-    panel_tiles : int
-        Most tiles that are multiplied with a panel at a time: as many sums as there are
-        registers for, beside a row of the panel and one sample.
-    """
-
-    cpu: str
-    features: str
-    lanes: int
-    panel_vectors: int
-    panel_tiles: int
-
-    @property
-    def panel(self) -> int:
-        """Output channels of one panel of weights."""
-        return self.lanes * self.panel_vectors
-
-
 class Function:
     """A function under construction; instructions are added at its end.
 
