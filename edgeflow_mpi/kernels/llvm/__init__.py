@@ -2,6 +2,8 @@
 
 Optional: where llvmlite is not installed, the engines that need it are not there.
 
+``available``
+    Whether it is.
 ``machine``
     Vectors and registers of a processor.
 ``emit``

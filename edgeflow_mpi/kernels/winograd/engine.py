@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
-from importlib.util import find_spec
 
 import torch
 
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph, Layer
 from edgeflow_mpi.kernels.engine import Kernel
+from edgeflow_mpi.kernels.llvm.available import available
 from edgeflow_mpi.kernels.steps import assemble_fused
 from edgeflow_mpi.spans import Span
 
@@ -21,7 +20,7 @@ class Winograd:
     name = "winograd"
 
     def available(self) -> bool:
-        return _available()
+        return available()
 
     def prepare(
         self,
@@ -37,15 +36,3 @@ class Winograd:
         from edgeflow_mpi.kernels.winograd.fuse import fused_convolution
 
         return assemble_fused(self.name, graph, layer, rows, weights, needs, fused_convolution)
-
-
-@cache
-def _available() -> bool:
-    """Whether llvmlite is there and knows this processor."""
-    if find_spec("llvmlite") is None:
-        return False
-    try:
-        from edgeflow_mpi.kernels.llvm.machine import native
-    except (ImportError, OSError):
-        return False
-    return native() is not None
