@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import latency, lp_vs_exact
+from bench import latency, lp_vs_exact, planners
 from edgeflow_mpi.examples import digits
 from edgeflow_mpi.job.options import build_parser
 
@@ -49,7 +49,13 @@ def options_of(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 def known_options() -> set[str]:
     """Of the job, the bench and the example, and of the small commands of the package."""
-    parsers = (build_parser(), latency._parser(), lp_vs_exact._parser(), digits._parser())
+    parsers = (
+        build_parser(),
+        latency._parser(),
+        lp_vs_exact._parser(),
+        planners._parser(),
+        digits._parser(),
+    )
     found = {option for parser in parsers for option in options_of(parser)}
     for path in (ROOT / "edgeflow_mpi").rglob("*.py"):
         found |= set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', path.read_text()))
