@@ -193,8 +193,10 @@ def test_blocks_are_even_and_feed_all_threads() -> None:
             assert cut.block - tiles // blocks <= 1
             if threads == 1:
                 assert cut.chunk == cut.block
+            elif cut.block < tiles:
+                assert blocks >= 3 * threads
             elif tiles > 1000:
-                assert panels * -(-cut.block // cut.chunk) >= 2 * threads
+                assert panels * -(-tiles // cut.chunk) >= 3 * threads
 
 
 def test_what_pays_is_chosen() -> None:

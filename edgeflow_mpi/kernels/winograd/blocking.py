@@ -11,22 +11,24 @@ POINTS_BYTES = 512 * 1024
 LARGE_BYTES = 4 * 1024 * 1024
 """Weights beyond this come from far away for every block, and want blocks of more tiles."""
 LEAST_TILES, LEAST_TILES_LARGE = 24, 48
+ITEMS_PER_THREAD = 3
 STRIP_BYTES = 256 * 1024
 """Rows of one segment, transformed along the height."""
 
 
 @dataclass(frozen=True)
 class Blocking:
-    """How a convolution's tiles are cut: into blocks, and these into items of either stage.
+    """How a convolution's tiles are cut.
 
     Attributes
     ----------
     block : int
-        Tiles of one block.
+        Tiles of one block. Fewer than all: every block is done by one thread. All: the threads
+        do it together.
     segment : int
-        Tiles of one item of the first stage.
+        Tiles whose first step is done at a time.
     chunk : int
-        Tiles of one item of the second stage, which is a panel of so many tiles.
+        Tiles whose second step is done at a time, a panel of them.
     """
 
     block: int
@@ -38,7 +40,7 @@ def blocking(
     variant: Variant, tiles: int, across: int, channels: int, panels: int, weights_bytes: int,
     threads: int,
 ) -> Blocking:  # fmt: skip
-    """Blocks that stay in the caches, and items enough for all threads.
+    """Blocks that stay in the caches, and enough of them, or of their parts, for all threads.
 
     Parameters
     ----------
@@ -46,16 +48,17 @@ def blocking(
     channels, panels : input channels, and panels of output channels.
     """
     least = LEAST_TILES_LARGE if weights_bytes > LARGE_BYTES else LEAST_TILES
-    block = max(least, POINTS_BYTES // (4 * variant.products * channels)) * threads
-    block = _even(tiles, block)
+    block = _even(tiles, max(least, POINTS_BYTES // (4 * variant.products * channels)))
     columns = STRIP_BYTES // (4 * variant.height.products * channels) - variant.width.taps + 1
     segment = _even(min(across, block), max(1, columns // variant.width.results))
-    if threads > 1:
-        segment = min(segment, _even(block, -(-block // (3 * threads))))
+    wanted = ITEMS_PER_THREAD * threads
+    if threads == 1 or -(-tiles // block) >= wanted:
+        return Blocking(block, segment, block)
+    segment = min(segment, _even(tiles, -(-tiles // wanted)))
     chunks = 1
-    while threads > 1 and panels * chunks < 3 * threads and block // (chunks + 1) >= LEAST_TILES:
+    while panels * chunks < wanted and tiles // (chunks + 1) >= LEAST_TILES:
         chunks += 1
-    return Blocking(block, segment, -(-block // chunks))
+    return Blocking(tiles, segment, -(-tiles // chunks))
 
 
 def _even(total: int, most: int) -> int:

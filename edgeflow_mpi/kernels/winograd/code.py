@@ -1,12 +1,12 @@
 """One convolution as code: tiles are transformed, multiplied and transformed back, in blocks.
 
-A block of tiles goes through two stages. ``transform`` reads the map: first along the height,
+A block of tiles is done in two steps. ``transform`` reads the map: first along the height,
 from rows to a strip of ``products`` rows, with zeros beside it where the map is padded; then
 along the width, from the strip to the points of every tile. ``multiply`` takes a panel of output
 channels: all products of all tiles of the block with that panel, then back to results, with
-bias, residual sum and bounds, straight into the map. Each stage is a number of independent
-items which threads take from a counter, so that what is shared (transformed tiles) and what is
-not (strips, products) is plain.
+bias, residual sum and bounds, straight into the map. Where there are many blocks, every thread
+does some of them by itself. Where there is one, all threads do its first step together, then the
+second.
 
 Everything a convolution depends on stands in a *frame* of 64-bit integers, :data:`FIELDS`.
 Lengths and places are in float32, unless a name says otherwise.
@@ -20,7 +20,7 @@ from typing import Final
 import torch
 from llvmlite import ir
 
-from edgeflow_mpi.kernels.llvm.emit import F32, FLOAT_BYTES, I64, POINTER, Function, Value
+from edgeflow_mpi.kernels.llvm.emit import F32, I64, POINTER, Function, Value
 from edgeflow_mpi.kernels.llvm.frame import SHARED, Frame
 from edgeflow_mpi.kernels.llvm.machine import Machine
 from edgeflow_mpi.kernels.winograd.points import Filtering
@@ -34,16 +34,17 @@ FIELDS: Final = (
     # Addresses of transformed weights and of the bias, by panels; the first channel of the last
     # panel; channels of a panel that are written; bit patterns of the bounds of the results.
     "weights", "bias", "panels", "last_panel", "panel_channels", "low", "high",
-    # Tiles in a row, in an image, in all, in a block; in an item of either stage.
+    # Tiles in a row, in an image, in all, in a block; and, of what is done at a time, in the first
+    # step and in the second.
     "tiles_across", "tiles_image", "tiles", "block", "segment", "chunk",
-    # Scratch memory: strips of threads, points by tile and by product, products of threads;
-    # addresses, and float32 from one to the next. A row of zeros.
-    "strips", "strips_thread", "strip_row", "points", "points_tile", "points_product",
+    # Scratch memory: addresses, and float32 from thread to thread, from row to row of a strip, and
+    # from tile to tile and product to product of the points. A row of zeros.
+    "strips", "strips_thread", "strip_row", "points", "points_thread",
+    "points_tile", "points_product",
     "products", "products_thread", "zeros",
     # The address of the table of gemm functions.
     "gemms",
-    # Written by the code: first tile of the block, its tiles.
-    "first", "count", *SHARED,
+    *SHARED,
 )  # fmt: skip
 ENTRY: Final = "convolve"
 
@@ -72,25 +73,25 @@ class Variant:
         return f"F({h.results}x{w.results}, {h.taps}x{w.taps})"
 
 
-_GIVEN = (*FIELDS[: FIELDS.index("first")], "threads", "parallel")
-
-
 def emit_convolution(machine: Machine, variant: Variant) -> str:
     """A module, as text, with the function :data:`ENTRY` of the address of a frame."""
     module = ir.Module(name="winograd")
     parts = _Parts(module, machine, variant)
-    stages = [_emit_transform(parts), _emit_multiply(parts)]
+    transform, multiply = _emit_transform(parts), _emit_multiply(parts)
+    blocks = _emit_blocks(parts, transform, multiply)
+    shared = _emit_shared_transform(parts, transform), _emit_shared_multiply(parts, multiply)
     f = Function(module, ENTRY, machine.lanes, [POINTER], inner=False)
     frame = Frame(f, f.args[0], FIELDS)
-    frame.read(*_GIVEN)
-    with f.loop(frame.tiles, frame.block) as first:
-        count = f.least(frame.block, f.sub(frame.tiles, first))
-        frame.write("first", first)
-        frame.write("count", count)
-        segments = f.ceil_div(count, frame.segment)
-        chunks = f.mul(f.ceil_div(count, frame.chunk), frame.panels)
-        for stage, items in zip(stages, (segments, chunks), strict=True):
-            frame.run(stage, items)
+    frame.read(*FIELDS)
+    b = f.builder
+    with b.if_else(f.less(frame.block, frame.tiles)) as (several, one):
+        with several:
+            frame.run(blocks, f.ceil_div(frame.tiles, frame.block))
+        with one:
+            segments = f.ceil_div(frame.tiles, frame.segment)
+            chunks = f.mul(f.ceil_div(frame.tiles, frame.chunk), frame.panels)
+            for stage, items in zip(shared, (segments, chunks), strict=True):
+                frame.run(stage, items)
     f.finish()
     return str(module)
 
@@ -154,65 +155,62 @@ def _emit_across(parts: _Parts) -> Value:
 
 
 def _emit_transform(parts: _Parts) -> Value:
-    """The stage from the map to points. An item is a number of tiles, done row by row."""
+    """Tiles from the map to points, row by row: of a frame's address, first tile, number, strip,
+    points of the first tile. A strip has room for a segment of tiles."""
     height, width = parts.variant.height, parts.variant.width
     down, across = _emit_down(parts), _emit_across(parts)
-    f = parts.function("transform", POINTER)
+    f = parts.function("transform", POINTER, I64, I64, POINTER, POINTER)
     b = f.builder
+    first, number, strip, points = f.args[1:]
     frame = Frame(f, f.args[0], FIELDS)
-    frame.read(*_GIVEN, "first", "count", "items")
+    frame.read(*FIELDS)
     current = b.alloca(I64)
     row_length = f.mul(frame.width, frame.channels)
-    with frame.taken() as (item, thread):
-        begin = f.mul(item, frame.segment)
-        stop = f.least(f.add(begin, frame.segment), frame.count)
-        strip_address = f.add(frame.strips, f.mul(thread, frame.strips_thread, FLOAT_BYTES))
-        strip = f.pointer(strip_address)
-        b.store(begin, current)
-        head, body, end = (b.append_basic_block(name) for name in ("row", "part", "stop"))
-        b.branch(head)
-        b.position_at_end(head)
-        tile = b.load(current, typ=I64)
-        b.cbranch(f.less(tile, stop), body, end)
-        b.position_at_end(body)
-        image, tile_row, tile_column = _tile_at(f, frame, f.add(frame.first, tile))
-        tiles = f.least(f.sub(frame.tiles_across, tile_column), f.sub(stop, tile))
-        top = f.sub(f.mul(tile_row, height.results), frame.above)
-        left = f.sub(f.mul(tile_column, width.results), frame.left)
-        columns = f.add(f.mul(tiles, width.results), width.taps - 1)
-        inside_from = f.most(left, 0)
-        inside_to = f.least(f.add(left, columns), frame.width)
-        # Zeros beside the map first: whole vectors of them, which what is inside then covers.
-        before = f.mul(f.sub(inside_from, left), frame.channels)
-        inside = f.mul(f.sub(inside_to, inside_from), frame.channels)
-        behind = f.add(before, inside)
-        after = f.sub(f.mul(columns, frame.channels), behind)
-        with f.loop(height.products) as row:
-            start = f.at(strip, f.mul(row, frame.strip_row))
-            for place, length in ((0, before), (behind, after)):
-                with f.loop(length, f.lanes) as index:
-                    f.store(f.constant(0), start, place, index)
-        source = f.pointer(frame.input)
-        rows = []
-        for i in range(height.products):
-            y = f.add(top, i)
-            place = f.add(
-                f.mul(image, frame.input_image),
-                f.mul(y, row_length),
-                f.mul(inside_from, frame.channels),
-            )
-            there = b.and_(f.less(-1, y), f.less(y, frame.height))
-            rows.append(b.select(there, f.at(source, place), f.pointer(frame.zeros)))
-        b.call(down, [*rows, inside, f.at(strip, before), frame.strip_row])
-        points = f.at(f.pointer(frame.points), f.mul(tile, frame.points_tile))
-        b.call(
-            across,
-            [strip, frame.strip_row, tiles, frame.channels, points, frame.points_tile,
-             frame.points_product],
-        )  # fmt: skip
-        b.store(f.add(tile, tiles), current)
-        b.branch(head)
-        b.position_at_end(end)
+    b.store(f.integer(0), current)
+    head, body, end = (b.append_basic_block(name) for name in ("row", "part", "stop"))
+    b.branch(head)
+    b.position_at_end(head)
+    tile = b.load(current, typ=I64)
+    b.cbranch(f.less(tile, number), body, end)
+    b.position_at_end(body)
+    image, tile_row, tile_column = _tile_at(f, frame, f.add(first, tile))
+    tiles = f.least(f.sub(frame.tiles_across, tile_column), f.sub(number, tile))
+    top = f.sub(f.mul(tile_row, height.results), frame.above)
+    left = f.sub(f.mul(tile_column, width.results), frame.left)
+    columns = f.add(f.mul(tiles, width.results), width.taps - 1)
+    inside_from = f.most(left, 0)
+    inside_to = f.least(f.add(left, columns), frame.width)
+    # Zeros beside the map first: whole vectors of them, which what is inside then covers.
+    before = f.mul(f.sub(inside_from, left), frame.channels)
+    inside = f.mul(f.sub(inside_to, inside_from), frame.channels)
+    behind = f.add(before, inside)
+    after = f.sub(f.mul(columns, frame.channels), behind)
+    with f.loop(height.products) as row:
+        start = f.at(strip, f.mul(row, frame.strip_row))
+        for place, length in ((0, before), (behind, after)):
+            with f.loop(length, f.lanes) as index:
+                f.store(f.constant(0), start, place, index)
+    source = f.pointer(frame.input)
+    rows = []
+    for i in range(height.products):
+        y = f.add(top, i)
+        place = f.add(
+            f.mul(image, frame.input_image),
+            f.mul(y, row_length),
+            f.mul(inside_from, frame.channels),
+        )
+        there = b.and_(f.less(-1, y), f.less(y, frame.height))
+        rows.append(b.select(there, f.at(source, place), f.pointer(frame.zeros)))
+    b.call(down, [*rows, inside, f.at(strip, before), frame.strip_row])
+    made = f.at(points, f.mul(tile, frame.points_tile))
+    b.call(
+        across,
+        [strip, frame.strip_row, tiles, frame.channels, made, frame.points_tile,
+         frame.points_product],
+    )  # fmt: skip
+    b.store(f.add(tile, tiles), current)
+    b.branch(head)
+    b.position_at_end(end)
     return f.finish()
 
 
@@ -268,63 +266,116 @@ def _emit_back(parts: _Parts, *, residual: bool) -> Value:
 
 
 def _emit_multiply(parts: _Parts) -> Value:
-    """The stage from points to the map. An item is a panel and some tiles of the block."""
+    """Tiles from points to results of a panel: of a frame's address, first tile, number, panel,
+    points of the first tile, products."""
     machine, variant = parts.machine, parts.variant
     height, width, count = variant.height, variant.width, variant.products
     backs = [_emit_back(parts, residual=residual) for residual in (True, False)]
-    f = parts.function("multiply", POINTER)
+    f = parts.function("multiply", POINTER, I64, I64, I64, POINTER, POINTER)
     b = f.builder
+    first, tiles, panel, points, products = f.args[1:]
     frame = Frame(f, f.args[0], FIELDS)
-    frame.read(*_GIVEN, "first", "count", "items")
+    frame.read(*FIELDS)
     low, high = (
         f.splat(b.bitcast(b.trunc(bits, ir.IntType(32)), F32)) for bits in (frame.low, frame.high)
     )
     tile_step = count * machine.panel
     panel_weights = f.mul(frame.channels, machine.panel)
     out_row = f.mul(frame.out_width, frame.out_channels)
-    chunks = f.ceil_div(frame.count, frame.chunk)
     gemm = ir.FunctionType(ir.VoidType(), [POINTER, I64, POINTER, POINTER, I64, I64])
     gemms = f.pointer(frame.gemms)
+    # As even as possible: a few tiles alone are slow.
+    groups = f.ceil_div(tiles, machine.panel_tiles)
+    size = f.div(tiles, groups)
+    larger = f.sub(tiles, f.mul(size, groups))
+    with f.loop(count) as product, f.loop(groups) as group:
+        weights = f.at(
+            f.pointer(frame.weights), f.mul(f.add(f.mul(panel, count), product), panel_weights)
+        )
+        tile = f.add(f.mul(group, size), f.least(group, larger))
+        number = f.add(size, b.zext(f.less(group, larger), I64))
+        samples = f.at(
+            points,
+            f.mul(tile, frame.points_tile),
+            f.mul(product, frame.points_product),
+        )
+        made = f.at(products, f.mul(tile, tile_step), f.mul(product, machine.panel))
+        entry = b.gep(gemms, [number], source_etype=I64)
+        function = b.inttoptr(b.load(entry, typ=I64), gemm.as_pointer())
+        step = f.integer(tile_step)
+        b.call(function, [samples, frame.points_tile, weights, made, step, frame.channels])
+    channel = f.least(f.mul(panel, machine.panel), frame.last_panel)
+    bias = f.at(f.pointer(frame.bias), channel)
+    with f.loop(tiles) as tile:
+        image, tile_row, tile_column = _tile_at(f, frame, f.add(first, tile))
+        y, x = f.mul(tile_row, height.results), f.mul(tile_column, width.results)
+        place = f.add(f.mul(y, out_row), f.mul(x, frame.out_channels), channel)
+        out = f.at(f.pointer(frame.out), f.mul(image, frame.out_image), place)
+        other = f.at(f.pointer(frame.other), f.mul(image, frame.other_image), place)
+        arguments = [
+            f.at(products, f.mul(tile, tile_step)), out, out_row, frame.out_channels,
+            f.sub(frame.out_height, y), f.sub(frame.out_width, x), bias, low, high,
+            frame.panel_channels, other,
+        ]  # fmt: skip
+        with b.if_else(b.icmp_signed("!=", frame.other, f.integer(0))) as branches:
+            for branch, back in zip(branches, backs, strict=True):
+                with branch:
+                    b.call(back, arguments)
+    return f.finish()
+
+
+def _emit_blocks(parts: _Parts, transform: Value, multiply: Value) -> Value:
+    """The only stage where there are many blocks: an item is a block, done by one thread."""
+    f = parts.function("blocks", POINTER)
+    frame = Frame(f, f.args[0], FIELDS)
+    frame.read(*FIELDS)
+    with frame.taken() as (item, thread):
+        first = f.mul(item, frame.block)
+        number = f.least(frame.block, f.sub(frame.tiles, first))
+        strip, products = _own(f, frame, thread)
+        points = f.at(f.pointer(frame.points), f.mul(thread, frame.points_thread))
+        with f.loop(number, frame.segment) as begin:
+            some = f.least(frame.segment, f.sub(number, begin))
+            made = f.at(points, f.mul(begin, frame.points_tile))
+            f.builder.call(transform, [f.args[0], f.add(first, begin), some, strip, made])
+        with f.loop(frame.panels) as panel:
+            f.builder.call(multiply, [f.args[0], first, number, panel, points, products])
+    return f.finish()
+
+
+def _emit_shared_transform(parts: _Parts, transform: Value) -> Value:
+    """The first stage where there is one block for all threads: an item is a segment of it."""
+    f = parts.function("shared_transform", POINTER)
+    frame = Frame(f, f.args[0], FIELDS)
+    frame.read(*FIELDS)
+    with frame.taken() as (item, thread):
+        first = f.mul(item, frame.segment)
+        number = f.least(frame.segment, f.sub(frame.tiles, first))
+        strip, _ = _own(f, frame, thread)
+        points = f.at(f.pointer(frame.points), f.mul(first, frame.points_tile))
+        f.builder.call(transform, [f.args[0], first, number, strip, points])
+    return f.finish()
+
+
+def _emit_shared_multiply(parts: _Parts, multiply: Value) -> Value:
+    """The second stage of one block: an item is a panel of a chunk of its tiles."""
+    f = parts.function("shared_multiply", POINTER)
+    frame = Frame(f, f.args[0], FIELDS)
+    frame.read(*FIELDS)
+    chunks = f.ceil_div(frame.tiles, frame.chunk)
     with frame.taken() as (item, thread):
         panel = f.div(item, chunks)
-        begin = f.mul(f.sub(item, f.mul(panel, chunks)), frame.chunk)
-        tiles = f.least(frame.chunk, f.sub(frame.count, begin))
-        products = f.at(f.pointer(frame.products), f.mul(thread, frame.products_thread))
-        # As even as possible: a few tiles alone are slow.
-        groups = f.ceil_div(tiles, machine.panel_tiles)
-        size = f.div(tiles, groups)
-        larger = f.sub(tiles, f.mul(size, groups))
-        with f.loop(count) as product, f.loop(groups) as group:
-            weights = f.at(
-                f.pointer(frame.weights), f.mul(f.add(f.mul(panel, count), product), panel_weights)
-            )
-            tile = f.add(f.mul(group, size), f.least(group, larger))
-            number = f.add(size, b.zext(f.less(group, larger), I64))
-            samples = f.at(
-                f.pointer(frame.points),
-                f.mul(f.add(begin, tile), frame.points_tile),
-                f.mul(product, frame.points_product),
-            )
-            made = f.at(products, f.mul(tile, tile_step), f.mul(product, machine.panel))
-            entry = b.gep(gemms, [number], source_etype=I64)
-            function = b.inttoptr(b.load(entry, typ=I64), gemm.as_pointer())
-            step = f.integer(tile_step)
-            b.call(function, [samples, frame.points_tile, weights, made, step, frame.channels])
-        channel = f.least(f.mul(panel, machine.panel), frame.last_panel)
-        bias = f.at(f.pointer(frame.bias), channel)
-        with f.loop(tiles) as tile:
-            image, tile_row, tile_column = _tile_at(f, frame, f.add(frame.first, begin, tile))
-            y, x = f.mul(tile_row, height.results), f.mul(tile_column, width.results)
-            place = f.add(f.mul(y, out_row), f.mul(x, frame.out_channels), channel)
-            out = f.at(f.pointer(frame.out), f.mul(image, frame.out_image), place)
-            other = f.at(f.pointer(frame.other), f.mul(image, frame.other_image), place)
-            arguments = [
-                f.at(products, f.mul(tile, tile_step)), out, out_row, frame.out_channels,
-                f.sub(frame.out_height, y), f.sub(frame.out_width, x), bias, low, high,
-                frame.panel_channels, other,
-            ]  # fmt: skip
-            with b.if_else(b.icmp_signed("!=", frame.other, f.integer(0))) as branches:
-                for branch, back in zip(branches, backs, strict=True):
-                    with branch:
-                        b.call(back, arguments)
+        first = f.mul(f.sub(item, f.mul(panel, chunks)), frame.chunk)
+        number = f.least(frame.chunk, f.sub(frame.tiles, first))
+        _, products = _own(f, frame, thread)
+        points = f.at(f.pointer(frame.points), f.mul(first, frame.points_tile))
+        f.builder.call(multiply, [f.args[0], first, number, panel, points, products])
     return f.finish()
+
+
+def _own(f: Function, frame: Frame, thread: Value) -> tuple[Value, Value]:
+    """The strip and the products of a thread."""
+    return (
+        f.at(f.pointer(frame.strips), f.mul(thread, frame.strips_thread)),
+        f.at(f.pointer(frame.products), f.mul(thread, frame.products_thread)),
+    )

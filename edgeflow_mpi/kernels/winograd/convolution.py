@@ -80,13 +80,14 @@ class Convolution:
         # of the caches.
         points_tile = shape.channels + machine.lanes
         points_product = off_pages(cut.block * points_tile, machine.lanes)
+        points_thread = variant.products * points_product
         columns = cut.segment * variant.width.results + variant.width.taps - 1
         strip_row = off_pages(columns * shape.channels + machine.lanes, machine.lanes)
         strips_thread = variant.height.products * strip_row
         products_thread = cut.chunk * variant.products * machine.panel
         self._sizes = (
             threads * strips_thread,
-            variant.products * points_product,
+            points_thread * (1 if cut.block == tiles else threads),
             threads * products_thread,
         )
         self._zeros = zeros(shape.width * shape.channels)
@@ -102,7 +103,8 @@ class Convolution:
             "tiles_across": across, "tiles_image": image, "tiles": tiles,
             "block": cut.block, "segment": cut.segment, "chunk": cut.chunk,
             "strips_thread": strips_thread, "strip_row": strip_row,
-            "points_tile": points_tile, "points_product": points_product,
+            "points_thread": points_thread, "points_tile": points_tile,
+            "points_product": points_product,
             "products_thread": products_thread, "zeros": self._zeros.data_ptr(),
             "threads": threads, "parallel": parallel, "gemms": code.gemms_address,
         }  # fmt: skip
