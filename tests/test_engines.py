@@ -15,6 +15,7 @@ from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph, Layer
 from edgeflow_mpi.kernels.buffers import empty
 from edgeflow_mpi.kernels.engine import Kernel
+from edgeflow_mpi.kernels.llvm.available import available
 from edgeflow_mpi.kernels.prepare import prepare
 from edgeflow_mpi.kernels.registry import ENGINES, usable_engines
 from edgeflow_mpi.spans import Span
@@ -112,3 +113,13 @@ def test_an_engine_that_is_not_there_is_named() -> None:
     layer = next(layer for layer in model.graph.layers if layer.kind == "compute")
     with pytest.raises(InputError, match=r"there is no engine 'tpu' \(there are "):
         prepare(model.graph, layer, Span(0, 1), model.weights, model.needs, "tpu")
+
+
+def test_without_llvmlite_its_engines_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    available.cache_clear()
+    monkeypatch.setattr("edgeflow_mpi.kernels.llvm.available.find_spec", lambda _: None)
+    try:
+        assert not ENGINES["winograd"].available()
+        assert not ENGINES["pointwise"].available()
+    finally:
+        available.cache_clear()

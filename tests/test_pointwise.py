@@ -40,7 +40,7 @@ def machines() -> Iterator[Machine]:
     assert machine is not None
     yield machine
     yield replace(machine, lanes=8, panel_tiles=6)
-    yield replace(machine, lanes=4, panel_vectors=4, panel_tiles=6)
+    yield replace(machine, lanes=4, panel_vectors=4, panel_tiles=5)
 
 
 def maps(images: int, channels: int, height: int, width: int, random: Random) -> Tensor:

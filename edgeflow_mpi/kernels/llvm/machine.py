@@ -52,5 +52,5 @@ def suited(cpu: str, described: str, features: frozenset[str]) -> Machine | None
     if {"avx2", "fma"} <= features:
         return Machine(cpu, described, lanes=8, panel_vectors=2, panel_tiles=6)
     if "neon" in features:
-        return Machine(cpu, described, lanes=4, panel_vectors=4, panel_tiles=6)
+        return Machine(cpu, described, lanes=4, panel_vectors=4, panel_tiles=5)
     return None
