@@ -27,6 +27,7 @@ from edgeflow_mpi.cluster.profile_yaml import (
 from edgeflow_mpi.errors import ProfileError
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
+from edgeflow_mpi.kernels.registry import usable_engines
 from edgeflow_mpi.progress import Progress
 
 
@@ -134,9 +135,10 @@ def _count(things: tuple[object, ...], noun: str) -> str:
 
 
 def _cache_entry(graph: Graph, devices: tuple[Device, ...], cache_dir: Path) -> Path:
-    # Memory is left out: it changes with every update of a kernel, but no time does.
+    # Memory is left out: it changes with every update of a kernel, but no time does. Engines come
+    # and go with the packages they need.
     hardware = [(device.name, device.host, device.cpu, device.threads) for device in devices]
-    key = (FORMAT, graph.fingerprint, hardware, _versions())
+    key = (FORMAT, graph.fingerprint, hardware, _versions(), usable_engines())
     return cache_path(cache_dir, "profile", key, ".yaml")
 
 
