@@ -200,35 +200,91 @@ def _best(problem: LayerProblem, points: Ints) -> tuple[Ints, Floats]:
 def _polish(problem: LayerProblem, x: Ints, score: Floats) -> tuple[Ints, Floats]:
     """Take the best neighbour of ``x`` while one is better."""
     for _ in range(4 * problem.ranks):
-        found, found_score = _best(problem, _neighbours(x))
+        candidates = best_neighbours(problem, x)
+        if not len(candidates):
+            break
+        found, found_score = _best(problem, candidates)
         if tuple(found_score) >= tuple(score):
             break
         x, score = found, found_score
     return x, score
 
 
-def _neighbours(x: Ints) -> Ints:
-    """Runs of breakpoints moved by 1, 2, 4, ... rows, and points where one device has none."""
-    k, rows = len(x) - 1, int(x[-1])
-    steps = [1 << power for power in range(max(rows.bit_length() - 2, 1))]
-    moves = _run_moves(k)
-    shifted = [x + step * sign * moves for step in steps for sign in (1, -1)]
+def best_neighbours(problem: LayerProblem, x: Ints) -> Ints:
+    """Breakpoints next to ``x`` that may be the best by :meth:`LayerProblem.score`, few of them.
+
+    Neighbours are runs of breakpoints moved by 1, 2, 4, ... rows, and points where one device
+    has none. A moved run changes three kinds of spans: that before it loses or wins rows at its
+    end, that behind it at its start, those inside move. With the finish times of all three
+    kinds, each device's by itself, every run's score follows by running maxima and sums.
+    """
+    k, rows = problem.ranks, problem.rows
+    if k < 2:
+        return np.empty((0, k + 1), dtype=np.int64)
+    powers = [1 << power for power in range(max(rows.bit_length() - 2, 1))]
+    by = np.array([step * sign for step in powers for sign in (1, -1)])[:, None]
+    a, b = x[:-1], x[1:]
+    low, high = (a + by).clip(0, rows), (b + by).clip(0, rows)
+    stays_s = problem.spans_finish_s(a, b)
+    ends_s, starts_s = problem.spans_finish_s(a, high), problem.spans_finish_s(low, b)
+    inner_s = problem.spans_finish_s(low, high)
+
+    first, last = _runs(k)
+    before_s, behind_s = np.zeros(k + 1), np.zeros(k + 1)
+    before_s[1:] = np.maximum.accumulate(stays_s)
+    behind_s[:-1] = np.maximum.accumulate(stays_s[::-1])[::-1]
+    latest_s = np.maximum(before_s[first - 1], behind_s[last + 1])
+    latest_s = np.maximum(latest_s, np.maximum(ends_s[:, first - 1], starts_s[:, last]))
+    latest_s = np.maximum(latest_s, _run_maxima(inner_s)[:, first, last])
+    valid = (x[first] + by >= x[first - 1]) & (x[last] + by <= x[last + 1])
+    latest_s = np.where(valid, latest_s, np.inf)
+
+    stays_s, ends_s, starts_s, inner_s = (
+        np.where(done_s > 0.0, done_s, problem.free_s)
+        for done_s in (stays_s, ends_s, starts_s, inner_s)
+    )
+    before_s[1:] = np.cumsum(stays_s)
+    inside_s = np.zeros((len(by), k + 1))
+    inside_s[:, 1:] = np.cumsum(inner_s, axis=1)
+    sum_s = before_s[first - 1] + before_s[-1] - before_s[last + 1]
+    sum_s = sum_s + ends_s[:, first - 1] + starts_s[:, last]
+    sum_s = sum_s + inside_s[:, last] - inside_s[:, first]
+
+    least = latest_s <= latest_s.min()
+    # These sums are rounded otherwise than those of the score, so that all the near ones count.
+    near = least & (sum_s <= sum_s[least].min() * (1 + 1e-9))
+    step, run = np.nonzero(near & valid)
+    moved = np.tile(x, (len(step), 1))
+    place = np.arange(k + 1)
+    inside = (place >= first[run, None]) & (place <= last[run, None])
+    return np.concatenate([np.where(inside, moved + by[step], moved), _given_away(x)])
+
+
+def _run_maxima(values: Floats) -> Floats:
+    """``found[d, f, l]`` is the largest of ``values[d, f:l]``; 0 where f = l."""
+    count, k = values.shape
+    found = np.zeros((count, k + 1, k + 1))
+    for f in range(k):
+        np.maximum.accumulate(values[:, f:], axis=1, out=found[:, f, f + 1 :])
+    return found
+
+
+def _given_away(x: Ints) -> Ints:
+    """Points where one device has no rows: its neighbour below or above takes them."""
+    k = len(x) - 1
     left, right = np.tile(x, (k - 1, 1)), np.tile(x, (k - 1, 1))
     inner = np.arange(1, k)
     left[inner - 1, inner] = x[inner + 1]  # the device after breakpoint i gives all to the left
     right[inner - 1, inner] = x[inner - 1]  # the device before it gives all to the right
-    found = np.concatenate([*shifted, left, right])
-    return found[(np.diff(found, axis=1) >= 0).all(axis=1)]
+    return np.concatenate([left, right])
 
 
 @lru_cache
-def _run_moves(k: int) -> Ints:
-    """For every run of inner breakpoints, 1 where it moves."""
+def _runs(k: int) -> tuple[Ints, Ints]:
+    """The first and the last inner breakpoint of every run of them."""
     runs = [(first, last) for first in range(1, k) for last in range(first, k)]
-    moves = np.zeros((len(runs), k + 1), dtype=np.int64)
-    for row, (first, last) in zip(moves, runs, strict=True):
-        row[first : last + 1] = 1
-    return moves
+    first, last = np.array(runs, dtype=np.int64).T
+    return first, last
 
 
 def _descend(problem: LayerProblem, x: Floats) -> list[Floats]:

@@ -63,6 +63,8 @@ def schemes(seed: int = 0) -> Mapping[str, Scheme]:
 
 PARTITIONERS = ("joint", *schemes())
 """Names of the partitioners, the default first."""
+EVERY_COUNT = 16
+"""Up to so many devices every number of them is tried."""
 PLAN_SECONDS = 10.0
 """How long ``joint`` searches unless told."""
 
@@ -89,11 +91,11 @@ def plan_model(
 ) -> Plan:
     """The best plan that the named partitioner finds for the devices of ``profile``.
 
-    ``joint`` searches for whole plans. Most others are run on the k fastest devices for every k
-    and on every single device, so that a device that only slows things down gets no rows and the
-    answer may be not to distribute at all. ``single`` and ``layers`` look for the best devices by
-    themselves. ``equal`` and ``random`` are asked for by people who want to see every rank at
-    work: they use all of them, whatever it costs.
+    ``joint`` searches for whole plans. Most others are run on the k fastest devices for many k
+    (:func:`device_sets`) and on every single device, so that a device that only slows things down
+    gets no rows and the answer may be not to distribute at all. ``single`` and ``layers`` look for
+    the best devices by themselves. ``equal`` and ``random`` are asked for by people who want to
+    see every rank at work: they use all of them, whatever it costs.
 
     Parameters
     ----------
@@ -141,15 +143,19 @@ def plan_model(
 
 
 def device_sets(graph: Graph, profile: Profile) -> list[tuple[int, ...]]:
-    """Sets of ranks (ascending) worth trying: every single one, and the k fastest for every k.
+    """Sets of ranks (ascending) worth trying: every single one, and the k fastest for many k.
 
-    The fastest is the one with the least measured time for the whole model; of equals, the
-    lower rank.
+    These are all k up to :data:`EVERY_COUNT`, then about every sixth part more, and all ranks: a
+    plan for 31 devices is next to one for 32. The fastest is the one with the least measured
+    time for the whole model; of equals, the lower rank.
     """
     ranks = range(len(profile.devices))
     alone = [(rank,) for rank in ranks]
     fastest = sorted(ranks, key=lambda rank: (_model_s(graph, profile, rank), rank))
-    return alone + [tuple(sorted(fastest[:count])) for count in range(2, len(ranks) + 1)]
+    counts = list(range(2, min(len(fastest), EVERY_COUNT) + 1))
+    while counts and counts[-1] < len(fastest):
+        counts.append(min(counts[-1] * 7 // 6, len(fastest)))
+    return alone + [tuple(sorted(fastest[:count])) for count in counts]
 
 
 def _model_s(graph: Graph, profile: Profile, rank: int) -> float:

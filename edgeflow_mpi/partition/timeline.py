@@ -87,7 +87,10 @@ class LayerProblem:
 
         Fractional breakpoints are allowed: needs are interpolated between rows.
         """
-        a, b = breakpoints[..., :-1], breakpoints[..., 1:]
+        return self.spans_finish_s(breakpoints[..., :-1], breakpoints[..., 1:])
+
+    def spans_finish_s(self, a: Breakpoints, b: Breakpoints) -> Floats:
+        """Finish times T of spans ``[a, b)``, [..., k] each, which need not join; 0 for empty."""
         low, high = self.needed(a, b)
         overlap = np.minimum(high, self.stop) - np.maximum(low, self.start)
         there_s = np.where(overlap > 1e-9, self.base_s + self.row_s * overlap, 0.0)

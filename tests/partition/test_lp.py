@@ -15,6 +15,7 @@ from partition_cases import (
     every_split,
     optimum_s,
     profile,
+    random_layer_problem,
     random_problem,
 )
 
@@ -24,7 +25,7 @@ from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.partition import linear_program
 from edgeflow_mpi.partition.linear_program import linear_step
-from edgeflow_mpi.partition.lp import balance, lp, solve_layer
+from edgeflow_mpi.partition.lp import balance, best_neighbours, lp, solve_layer
 from edgeflow_mpi.partition.plan import LayerPlan, check_plan
 from edgeflow_mpi.partition.timeline import LayerProblem, Timeline
 from edgeflow_mpi.spans import from_breakpoints
@@ -209,3 +210,40 @@ def test_costs_of_nothing_are_no_trouble() -> None:
     graph = chain(layers=3, rows=8)
     costs = profile(graph, [1e30] * 3, bandwidth_bytes_s=1e30, latency_s=0.0, fixed_s=0.0)
     check_plan(graph, lp(graph, Needs(graph), costs, range(3)))
+
+
+def every_neighbour(x: np.ndarray) -> list[tuple[int, ...]]:
+    """Runs of breakpoints moved by powers of two, and points where one device has none."""
+    k, rows = len(x) - 1, int(x[-1])
+    found = []
+    for power in range(max(rows.bit_length() - 2, 1)):
+        for by in (1 << power, -(1 << power)):
+            for first in range(1, k):
+                for last in range(first, k):
+                    moved = x.copy()
+                    moved[first : last + 1] += by
+                    found.append(moved)
+    for i in range(1, k):
+        for value in (x[i + 1], x[i - 1]):
+            moved = x.copy()
+            moved[i] = value
+            found.append(moved)
+    return [tuple(int(v) for v in moved) for moved in found if (np.diff(moved) >= 0).all()]
+
+
+def test_the_best_neighbour_is_among_those_that_are_looked_at() -> None:
+    rng = np.random.default_rng(8)
+    for _ in range(300):
+        problem = random_layer_problem(rng, ranks=rng.integers(2, 7), rows=rng.integers(2, 30))
+        cuts = np.sort(rng.integers(0, problem.rows + 1, problem.ranks - 1))
+        x = np.array([0, *cuts, problem.rows])
+        every, few = every_neighbour(x), best_neighbours(problem, x)
+        assert {tuple(int(v) for v in moved) for moved in few} <= set(every)
+        best = min(tuple(problem.score(np.array(moved))) for moved in every)
+        assert min(tuple(problem.score(moved)) for moved in few) == best
+
+
+def test_one_device_has_no_neighbours() -> None:
+    problem = random_layer_problem(np.random.default_rng(1), ranks=1, rows=9)
+    assert len(best_neighbours(problem, np.array([0, 9]))) == 0
+    assert solve_layer(problem, [(0, 9)]).tolist() == [0, 9]

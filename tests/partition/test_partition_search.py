@@ -118,6 +118,13 @@ def test_sets_of_devices_are_the_fastest_k_and_every_single_one() -> None:
     ]  # fmt: skip
 
 
+def test_of_many_devices_not_every_number_is_tried() -> None:
+    graph = chain(layers=1)
+    counts = [len(used) for used in device_sets(graph, profile(graph, [1.0] * 64))]
+    assert counts == [1] * 64 + [*range(2, 17), 18, 21, 24, 28, 32, 37, 43, 50, 58, 64]
+    assert len(device_sets(graph, profile(graph, [1.0]))) == 1
+
+
 def test_progress_names_what_is_tried() -> None:
     graph, heard = chain(layers=1), Heard()
     plan_model(graph, Needs(graph), profile(graph, [1.0, 1.0]), "lp", progress=heard)
