@@ -134,8 +134,8 @@ def measure_compute(
             run: Callable[[], object] | None = None
             try:
                 if error is None:
-                    weights = weights or _random_weights(graph, layer)
-                    run = _prepared(prepare, graph, layer, span, weights, needs)
+                    weights = weights or random_weights(graph, layer)
+                    run = prepared_call(prepare, graph, layer, span, weights, needs)
                     run()
             except Exception as raised:  # noqa: BLE001 (all ranks must learn of it)
                 error = _explained(layer, span, raised)
@@ -266,7 +266,7 @@ def _costs(points: Points) -> dict[str, LayerCost]:
     return {signature: fit_affine(pairs) for signature, pairs in found.items()}
 
 
-def _prepared(
+def prepared_call(
     prepare: Prepare,
     graph: Graph,
     layer: Layer,
@@ -287,7 +287,7 @@ def _prepared(
     return run
 
 
-def _random_weights(graph: Graph, layer: Layer) -> dict[str, torch.Tensor]:
+def random_weights(graph: Graph, layer: Layer) -> dict[str, torch.Tensor]:
     return {name: _random_weight(graph.weight_specs[name]) for name in layer.weights}
 
 

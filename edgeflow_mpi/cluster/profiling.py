@@ -12,8 +12,10 @@ import torch
 import edgeflow_mpi
 from edgeflow_mpi.cache import cache_path, default_cache_dir, write_atomic
 from edgeflow_mpi.cluster.agree import agreed
+from edgeflow_mpi.cluster.cluster_file import cluster_profile
 from edgeflow_mpi.cluster.comm import PointToPoint
 from edgeflow_mpi.cluster.devices import gather_devices
+from edgeflow_mpi.cluster.emulation import Emulator
 from edgeflow_mpi.cluster.links import measure_links
 from edgeflow_mpi.cluster.measure import distinct_layers, measure_compute
 from edgeflow_mpi.cluster.profile import Device, Profile
@@ -94,6 +96,53 @@ def profile_for(
         if found is not None and save_path is not None:
             save_profile(found, save_path, graph=graph)
     return found
+
+
+def emulated_profile(
+    comm: PointToPoint,
+    graph: Graph,
+    emulator: Emulator,
+    *,
+    from_cluster: bool,
+    profile_path: Path | None,
+    save_path: Path | None,
+    progress: Progress,
+) -> Profile | None:
+    """The profile of ranks that stand for slower devices; collective, on rank 0 only.
+
+    Parameters
+    ----------
+    emulator : calibrated; the costs of layers are what its units take.
+    from_cluster : whether to take all from the cluster file in place of measuring.
+    profile_path, save_path : as in :func:`profile_for`.
+    """
+    hosts = [device.host for device in gather_devices(comm, 1)]
+    devices = emulator.devices(hosts)
+    found: Profile | None = None
+    if profile_path is not None:
+        with agreed(comm):
+            if comm.Get_rank() == 0:
+                found = load_profile(profile_path, graph=graph, devices=devices)
+    elif from_cluster:
+        found = replace(cluster_profile(emulator.spec, graph), devices=devices)
+    else:
+        started_s = time.monotonic()
+        links = measure_links(comm, names=emulator.spec.names, progress=progress)
+        progress.say(f"  {len(links)} links measured: {time.monotonic() - started_s:.1f} s")
+        found = Profile(
+            model=graph.name,
+            fingerprint=graph.fingerprint,
+            devices=devices,
+            costs=emulator.costs(),
+            links=links,
+            created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            versions=_versions(),
+            network=emulator.spec.network,
+        )
+    with agreed(comm):
+        if comm.Get_rank() == 0 and found is not None and save_path is not None:
+            save_profile(found, save_path, graph=graph)
+    return found if comm.Get_rank() == 0 else None
 
 
 def _measure(

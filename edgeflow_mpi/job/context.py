@@ -55,6 +55,11 @@ class Context:
         """Whether this is rank 0, which has the model, the inputs and the plan."""
         return self.rank == 0
 
+    @property
+    def cores(self) -> int:
+        """Cores of this rank's host that the job may use."""
+        return max(len(self.affinity.host_cores), 1)
+
     @cached_property
     def pulse(self) -> Pulse:
         """Rank 0's signs of life."""

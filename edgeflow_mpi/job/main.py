@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,7 @@ from edgeflow_mpi.job.serve import (
     fastest,
     fits,
     hand_out_weights,
+    lateness,
     measure,
     open_session,
     rank_stats,
@@ -53,6 +55,7 @@ Tensor = torch.Tensor
 
 
 _NO_DEVICE = "the whole model fits into the memory of no single device"
+_LATE = 0.05
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class _Served:
     ours: Measured
     stats: RankStats
     single: SingleDevice | None
+    late: float | None
 
 
 @dataclass(frozen=True)
@@ -103,8 +107,9 @@ def run_job(context: Context, open_transport: OpenTransport) -> int:
     with agreed(context.comm, "reporting the result"):
         if context.first:
             report = make_report(
-                context, task, tables, served.ours, per_rank, served.single, verification
-            )
+                context, task, tables, served.ours, per_rank, served.single, verification,
+                served.late,
+            )  # fmt: skip
             _present(context, task, served.ours, report)
     return 0
 
@@ -133,6 +138,9 @@ def _serve(
     beside = "" if baseline is None else ", and as many on the best single device"
     with context.progress.step(f"{count} timed request{'s' * (count != 1)}{beside}"):
         ours, *theirs = measure(context, task, contenders)
+    late = lateness(context, session)
+    if late is not None and late > _LATE:
+        context.warn(f"this machine was too busy: units ended {100 * late:.0f} % late")
     session.close()
     single = None
     if baseline is not None:
@@ -140,7 +148,7 @@ def _serve(
         if context.first:
             alone = Latency(_ms(fastest(theirs).latencies_s))
             single = SingleDevice(alone.median_ms, baseline.rank)
-    return _Served(ours, rank_stats(context, task.graph, tables, ours, host), single)
+    return _Served(ours, rank_stats(context, task.graph, tables, ours, host), single, late)
 
 
 def _ms(seconds: tuple[float, ...]) -> tuple[float, ...]:
@@ -216,6 +224,7 @@ def make_report(
     per_rank: list[RankStats],
     single: SingleDevice | None,
     verification: Verification | None,
+    late: float | None = None,
 ) -> RunReport:
     """What rank 0 knows about a plan's timed requests."""
     assert task.model is not None
@@ -237,7 +246,22 @@ def make_report(
         repeat=context.options.repeat,
         notes=tuple(context.notes),
         single_device_note=_NO_DEVICE if context.options.baseline else "",
+        emulated=_emulated(task, late),
     )
+
+
+def _emulated(task: Task, late: float | None) -> str:
+    """The devices that the ranks stood for, in one line."""
+    if task.emulator is None:
+        return ""
+    speeds = Counter(f"{device.flops / 1e9:g}" for device in task.emulator.spec.devices)
+    listed = ", ".join(f"{count} of {speed}" for speed, count in speeds.items())
+    how = {
+        "kernels": "kernels' own times, stretched",
+        "stated": "times of units as the file states them",
+    }[task.emulator.times]
+    ended = "" if late is None else f"; units ended {100 * late:.1f} % late"
+    return f"devices of {task.emulator.spec.name} ({listed} GFLOP/s), slowed down: {how}{ended}"
 
 
 def _present(context: Context, task: Task, ours: Measured, report: RunReport) -> None:

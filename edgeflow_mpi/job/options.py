@@ -50,6 +50,9 @@ class Options:
     remeasure: bool
     timeout_s: float
     quiet: bool
+    emulate: Path | None = None
+    emulate_units: str = "kernels"
+    profile_from_cluster: bool = False
 
 
 class _Parser(argparse.ArgumentParser):
@@ -165,6 +168,20 @@ def build_parser() -> argparse.ArgumentParser:
         "--timeout", type=_seconds, default=60.0, metavar="S", dest="timeout_s",
         help="give up when nothing has arrived for so long (default: %(default)s s)",
     )  # fmt: skip
+    slow = parser.add_argument_group("slow devices on a fast machine (launch/testbed)")
+    slow.add_argument(
+        "--emulate", type=Path, metavar="CLUSTER.yaml",
+        help="rank i computes as slowly as device i of this cluster file; one thread each",
+    )  # fmt: skip
+    slow.add_argument(
+        "--emulate-units", default="kernels", choices=("kernels", "stated"),
+        help="what a unit takes: its kernel's time here, stretched by one factor for each device, "
+        "or what the file says for its multiply-adds (default: %(default)s)",
+    )  # fmt: skip
+    slow.add_argument(
+        "--profile-from-cluster", action="store_true",
+        help="plan with what the file of --emulate says of devices and links; measure neither",
+    )  # fmt: skip
     check = parser.add_argument_group("check and report")
     check.add_argument(
         "--verify", action="store_true",
@@ -198,6 +215,17 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
     values["inputs"] = tuple(values["inputs"])
     if values["profile"] is not None and values["remeasure"]:
         raise InputError("--profile means not to measure and --remeasure to measure: leave one out")
+    if values["emulate"] is None and values["profile_from_cluster"]:
+        raise InputError("--profile-from-cluster is about the file of --emulate, which is missing")
+    if values["profile_from_cluster"] and values["profile"] is not None:
+        raise InputError("--profile and --profile-from-cluster are two profiles: leave one out")
+    if values["emulate"] is not None:
+        if values["threads"] not in (None, 1):
+            raise InputError(
+                "an emulated device computes with one thread, as it is that thread's time that is "
+                "stretched: leave out --threads"
+            )
+        values["threads"] = 1
     # A wrong answer must not pass for a right one.
     values["verify"] |= values["verify_layers"] or values["plant_fault"] is not None
     return Options(**values)

@@ -19,10 +19,11 @@ from edgeflow_mpi.job.setup import Task
 from edgeflow_mpi.partition.flow import transfer_bytes
 from edgeflow_mpi.report.results import RankStats
 from edgeflow_mpi.runtime.distribute import distribute_weights
+from edgeflow_mpi.runtime.pace import Pace, nap
 from edgeflow_mpi.runtime.session import Answer, Session, choose_fault
 from edgeflow_mpi.runtime.transport import Transport
 from edgeflow_mpi.runtime.waiting import WaitPolicy
-from edgeflow_mpi.units.tables import UnitTables
+from edgeflow_mpi.units.tables import Unit, UnitTables
 
 Tensor = torch.Tensor
 _ROUNDS = 4
@@ -86,6 +87,7 @@ def open_session(
 ) -> Session:
     """Prepare this rank's units; collective. ``plant_fault`` is for :func:`choose_fault`."""
     options = context.options
+    pace = _make_pace(context, task, tables)
     transport = open_transport()
     session: Session | None = None
     with agreed(context.comm, "preparing the units"):
@@ -99,13 +101,51 @@ def open_session(
             if planted not in context.notes:
                 context.progress.say(f"  {planted}")
                 context.notes.append(planted)
-        policy = WaitPolicy(timeout_s=options.timeout_s, alive=context.pulse.beat)
+        # Devices that share cores must not poll for each other's time.
+        policy = WaitPolicy(
+            yield_s=0.0 if pace else WaitPolicy.yield_s,
+            sleep=nap if pace else WaitPolicy.sleep,
+            timeout_s=options.timeout_s,
+            alive=context.pulse.beat,
+        )
         session = Session(
             task.graph, task.needs, tables, context.rank, weights, transport, policy,
-            keep=keep, dropped=dropped,
+            keep=keep, dropped=dropped, pace=pace,
         )  # fmt: skip
     assert session is not None
     return session
+
+
+def _make_pace(context: Context, task: Task, tables: UnitTables) -> Pace | None:
+    """What makes this rank's units take as long as on the device it stands for; collective."""
+    emulator, rank = task.emulator, context.rank
+    if emulator is None:
+        return None
+    computing = [
+        (unit.layer, unit.rows.rows)
+        for units in tables.ranks
+        for unit in units
+        if task.graph.by_name[unit.layer].kind == "compute"
+    ]
+    emulator.learn(context.comm, context.cores, context.progress, computing)
+    message_s = emulator.spec.devices[rank].message_cpu_s
+
+    def seconds(unit: Unit) -> float:
+        taken = {transfer for need in unit.requirements for transfer in need.transfers}
+        messages = len(taken) + len(unit.forwards)
+        return emulator.seconds(rank, unit.layer, unit.rows.rows) + messages * message_s
+
+    return Pace(seconds)
+
+
+def lateness(context: Context, session: Session) -> float | None:
+    """By what share of their time paced units ended late, over all ranks; collective."""
+    if session.pace is None:
+        return None
+    spent: list[tuple[float, float]] = context.comm.allgather(
+        (session.pace.wanted_s, session.pace.late_s)
+    )
+    return sum(late for _, late in spent) / max(sum(wanted for wanted, _ in spent), 1e-9)
 
 
 def single_rank(graph: Graph, tables: UnitTables) -> int:
@@ -296,6 +336,6 @@ def rank_stats(
 
 
 __all__ = [
-    "Contender", "Measured", "OpenTransport", "fits", "hand_out_weights", "measure",
+    "Contender", "Measured", "OpenTransport", "fits", "hand_out_weights", "lateness", "measure",
     "open_session", "rank_stats", "single_rank",
 ]  # fmt: skip

@@ -17,9 +17,11 @@ import torch
 
 import edgeflow_mpi
 from edgeflow_mpi.cluster.agree import agreed, broadcast
+from edgeflow_mpi.cluster.cluster_file import load_cluster
+from edgeflow_mpi.cluster.emulation import Emulator, UnitTimes
 from edgeflow_mpi.cluster.hosts import crowding_warning
 from edgeflow_mpi.cluster.profile import Profile
-from edgeflow_mpi.cluster.profiling import profile_for
+from edgeflow_mpi.cluster.profiling import emulated_profile, profile_for
 from edgeflow_mpi.errors import ClusterError, InputError, ProfileError
 from edgeflow_mpi.graph.capture import capture
 from edgeflow_mpi.graph.needs import Needs
@@ -48,6 +50,7 @@ class Task:
     """What is to be computed. ``model``, ``weights`` and ``requests`` exist on rank 0 only.
 
     The requests' tensors are as they travel; :meth:`plain` gives them as the model takes them.
+    Where ranks stand for slower devices, ``emulator`` knows how long these take.
     """
 
     graph: Graph
@@ -55,6 +58,7 @@ class Task:
     model: LoadedModel | None
     weights: Mapping[str, Tensor]
     requests: tuple[Request, ...]
+    emulator: Emulator | None = None
 
     def plain(self, request: Request) -> tuple[Tensor, ...]:
         """The request's tensors for the undivided model: pixels normalised. Rank 0 only."""
@@ -176,7 +180,23 @@ def load_task(context: Context) -> Task:
 
     with context.timed("capture"):
         graph = broadcast(context.comm, make, "loading the model")
-    return Task(graph, Needs(graph), model, weights, requests)
+    needs = Needs(graph)
+    return Task(graph, needs, model, weights, requests, _make_emulator(context, graph, needs))
+
+
+def _make_emulator(context: Context, graph: Graph, needs: Needs) -> Emulator | None:
+    """How slow the ranks are to be, if ``--emulate`` says so; collective."""
+    file = context.options.emulate
+    if file is None:
+        return None
+    spec = broadcast(context.comm, lambda: load_cluster(file), "reading the cluster file")
+    times: UnitTimes = "stated" if context.options.emulate_units == "stated" else "kernels"
+    emulator = Emulator(spec, graph, needs, times)
+    with context.timed("profile"), context.progress.step("kernels measured for slower devices"):
+        warning = emulator.calibrate(context.comm, context.cores, context.progress)
+    if warning is not None:
+        context.warn(warning)
+    return emulator
 
 
 def _as_pixels(options: Options, model: LoadedModel, graph: Graph) -> bool:
@@ -203,6 +223,16 @@ def make_profile(context: Context, task: Task) -> Profile | None:
     """The profile, on rank 0; None elsewhere, and where a saved plan makes it needless."""
     options = context.options
     with context.timed("profile"):
+        if task.emulator is not None:
+            return emulated_profile(
+                context.comm,
+                task.graph,
+                task.emulator,
+                from_cluster=options.profile_from_cluster,
+                profile_path=options.profile,
+                save_path=options.save_profile,
+                progress=context.progress,
+            )
         return profile_for(
             context.comm,
             task.graph,

@@ -270,6 +270,8 @@ class RunReport:
         Sentences for the reader, such as warnings of the set-up.
     single_device_note : str
         Why there is no ``single_device``, in a few words.
+    emulated : str
+        The devices that the ranks stood for, where these were slowed down; else empty.
     """
 
     model: str
@@ -289,6 +291,7 @@ class RunReport:
     repeat: int = 1
     notes: tuple[str, ...] = ()
     single_device_note: str = ""
+    emulated: str = ""
 
     def __post_init__(self) -> None:
         if [stats.rank for stats in self.per_rank] != list(range(len(self.per_rank))):
@@ -374,6 +377,7 @@ def to_json(report: RunReport) -> Json:
         "timings_s": {**timings.stages_s, "first_answer": timings.first_answer_s},
         "reused": list(timings.reused),
         "versions": dict(report.versions),
+        "emulated": report.emulated or None,
         "weights": report.weights_note,
         "random_weights": report.random_weights,
         "requests": list(report.requests),

@@ -31,6 +31,7 @@ _TERMS = (
 def summary(report: RunReport) -> str:
     """What was run, how long it took, whether that was worth it, and who did what."""
     facts = [
+        ("emulated", report.emulated),
         ("latency", _latency(report)),
         ("single device", _single_device(report)),
         ("speedup", _speedup(report)),

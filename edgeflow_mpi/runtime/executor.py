@@ -21,6 +21,7 @@ from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.kernels.buffers import memory_format
 from edgeflow_mpi.kernels.prepare import prepare
+from edgeflow_mpi.runtime.pace import Pace
 from edgeflow_mpi.runtime.storage import Reader, Storage
 from edgeflow_mpi.runtime.transport import Transport
 from edgeflow_mpi.units.tables import Transfer, Unit, local_sources, units_by_layer
@@ -67,6 +68,7 @@ class Executor:
     keep : keep every tensor until the next request, for comparing layer by layer.
     dropped : a transfer whose first row is overwritten with zeros when it arrives, to
         prove that a comparison notices.
+    pace : makes units take as long as on a slower device.
 
     Attributes
     ----------
@@ -84,12 +86,14 @@ class Executor:
         *,
         keep: bool = False,
         dropped: Transfer | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self.clock = Clock()
         self.storage = Storage(graph, units)
         self._graph = graph
         self._transport = transport
         self._dropped = dropped
+        self._pace = pace
         self._request: Mapping[str, Tensor] = {}
         self._outputs: dict[str, Tensor] = {}
         self._receives: list[Transfer] = []
@@ -165,7 +169,8 @@ class Executor:
                 return self._outputs[layer.name]
 
             return answer
-        return prepare(self._graph, layer, unit.rows, weights, needs).run
+        kernel = prepare(self._graph, layer, unit.rows, weights, needs).run
+        return kernel if self._pace is None else self._pace.wrap(unit, kernel)
 
     def _waiters(self) -> Mapping[int, tuple[int, ...]]:
         """Receive handle -> tasks that need it."""
@@ -186,6 +191,7 @@ class Executor:
 
     def begin(self, request: Mapping[str, Tensor]) -> None:
         """Start a request; ``request`` maps input names to tensors on rank 0, else is empty."""
+        self._rest()
         self.storage.clear()
         self._request, self._outputs = request, {}
         self._unread = Counter(name for task in self._tasks for name in task.reads)
@@ -242,6 +248,7 @@ class Executor:
         if not self._ready or self._before(self._ready[0]):
             self.poll()
         if not self._ready:
+            self._rest()
             return False
         started_s = time.perf_counter()
         i = heapq.heappop(self._ready)
@@ -272,6 +279,10 @@ class Executor:
         self._trace[i] = (started_s, ended_s)
         self.clock.compute_s += ended_s - started_s
         return True
+
+    def _rest(self) -> None:
+        if self._pace is not None:
+            self._pace.rest()
 
     def outputs(self) -> dict[str, Tensor]:
         """Answer tensors by output layer, on rank 0 after the request has finished."""

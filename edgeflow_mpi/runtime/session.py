@@ -11,6 +11,7 @@ from edgeflow_mpi.errors import InputError
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.runtime.executor import Executor
+from edgeflow_mpi.runtime.pace import Pace
 from edgeflow_mpi.runtime.transport import Transport
 from edgeflow_mpi.runtime.waiting import WaitPolicy, run_request
 from edgeflow_mpi.units.tables import Transfer, UnitTables
@@ -37,7 +38,7 @@ class Session:
     transport : channels of its own.
     policy : how to wait.
     dropped : see :class:`Executor`.
-    keep : see :class:`Executor`.
+    keep, pace : see :class:`Executor`.
     """
 
     def __init__(
@@ -52,13 +53,16 @@ class Session:
         *,
         keep: bool = False,
         dropped: Transfer | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self.graph = graph
         self.tables = tables
         self.rank = rank
         self.executor = Executor(
-            graph, needs, tables.ranks[rank], weights, transport, keep=keep, dropped=dropped
-        )
+            graph, needs, tables.ranks[rank], weights, transport,
+            keep=keep, dropped=dropped, pace=pace,
+        )  # fmt: skip
+        self.pace = pace
         self._policy = policy
 
     def run(self, tensors: Sequence[Tensor]) -> Answer:

@@ -24,13 +24,14 @@ class WaitPolicy:
     Yielding answers a message within microseconds, but a rank that yields still takes turns
     with one that computes on the same core; sleeping leaves it the core. A rank that has
     seen no progress for ``timeout_s`` gives up. ``alive`` is called again and again, but not
-    while a unit runs.
+    while a unit runs. ``sleep`` is how to.
     """
 
     yield_s: float = 0.002
     pause_s: float = 0.00005
     timeout_s: float = 60.0
     alive: Callable[[], None] = _nothing
+    sleep: Callable[[float], None] = time.sleep
 
 
 def run_request(
@@ -86,4 +87,4 @@ def _pause(executor: Executor, policy: WaitPolicy, waited_s: float) -> None:
     if waited_s < policy.yield_s:
         os.sched_yield()
     else:
-        time.sleep(policy.pause_s)
+        policy.sleep(policy.pause_s)

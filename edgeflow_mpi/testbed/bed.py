@@ -25,6 +25,7 @@ from edgeflow_mpi.testbed.state import (
     STATE_VARIABLE,
     Measurement,
     State,
+    cluster_file,
     folder,
     load_state,
     locked,
@@ -218,17 +219,21 @@ def execute(bed: str, host: str, command: Sequence[str]) -> NoReturn:
     os.execve(_AGENT, arguments, environ)
 
 
-def run_job(bed: str, options: Sequence[str]) -> NoReturn:
-    """Become ``mpirun`` on the first host, with a rank of the job on every host."""
+def run_job(bed: str, options: Sequence[str], *, network_only: bool) -> NoReturn:
+    """Become ``mpirun`` on the first host, with a rank of the job on every host.
+
+    The ranks are as slow as the cluster's devices, unless ``network_only``.
+    """
     state = require_up(bed)
     mpirun = shutil.which("mpirun")
     if mpirun is None:
         raise ClusterError("there is no mpirun on PATH: run launch/setup.sh first")
+    slow = () if network_only else ("--emulate", str(cluster_file(bed, state)))
     _leave_out(_HARMLESS)
     execute(bed, state.hosts[0], [
         mpirun, "-hostfile", str(folder(bed) / "hostfile"),
         "--prtemca", "plm_ssh_agent", str(_AGENT),
-        sys.executable, "-m", "edgeflow_mpi.run", *options,
+        sys.executable, "-m", "edgeflow_mpi.run", *slow, *options,
     ])  # fmt: skip
 
 

@@ -77,6 +77,11 @@ def folder(bed: str) -> Path:
     return STATES / bed
 
 
+def cluster_file(bed: str, state: State) -> Path:
+    """The copy of the cluster file that jobs on the testbed read."""
+    return folder(bed) / f"{state.cluster}.yaml"
+
+
 def load_state(bed: str) -> State | None:
     """The testbed of this name; None if there is none.
 
@@ -111,7 +116,7 @@ def save_state(bed: str, state: State) -> None:
     """
     names = "".join(f"{a} {h}\n" for a, h in zip(state.addresses, state.hosts, strict=True))
     files = {
-        "cluster.yaml": state.text,
+        cluster_file(bed, state).name: state.text,
         "hosts": f"127.0.0.1 localhost\n{names}",
         "hostfile": "".join(f"{host} slots=1\n" for host in state.hosts),
     }

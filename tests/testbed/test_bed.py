@@ -102,7 +102,7 @@ def test_a_job_runs_with_a_rank_on_every_host(
     launch: Launch, cluster: Path, tmp_path: Path
 ) -> None:
     done = launch(
-        "run", "--", "--model", "tests.job_models:tiny", "--input-shape", "1,3,32,32",
+        "run", "--network-only", "--", "--model", "tests.job_models:tiny", "--input-shape", "1,3,32,32",
         "--partitioner", "equal", "--verify", "--repeat", "2", "--cache", tmp_path,
         "--threads", "1",
     )  # fmt: skip
@@ -110,6 +110,20 @@ def test_a_job_runs_with_a_rank_on_every_host(
     assert "on 3 ranks of 3 hosts" in done.stdout
     assert "the answer is right" in done.stdout
     assert "setpgid" not in done.stderr
+
+
+def test_slowed_down_devices_give_the_same_answer_and_say_so(launch: Launch, cluster: Path) -> None:
+    done = launch(
+        "run", "--", "--model", "tests.job_models:tiny", "--input-shape", "1,3,32,32",
+        "--partitioner", "equal", "--verify", "--repeat", "2", "--profile-from-cluster",
+        "--emulate-units", "stated",
+    )  # fmt: skip
+    # Its layers are so small that a call costs more than their work: refused, or emulated.
+    if done.returncode:
+        assert "cannot be emulated" in done.stderr
+    else:
+        assert "emulated       devices of trio" in done.stdout
+        assert "the answer is right" in done.stdout
 
 
 def test_what_a_killed_up_left_is_made_anew(launch: Launch, cluster: Path) -> None:
