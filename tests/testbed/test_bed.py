@@ -18,9 +18,9 @@ from edgeflow_mpi.testbed.state import bed_name, folder, load_state
 
 CLUSTER = """\
 devices:
-  - {name: cam, gflops: 20, overhead_us: 50}
-  - {name: box, gflops: 10, overhead_us: 50}
-  - {name: shelf, gflops: 10, overhead_us: 50}
+  - {name: cam, gflops: 0.02, overhead_us: 50}
+  - {name: box, gflops: 0.01, overhead_us: 50}
+  - {name: shelf, gflops: 0.01, overhead_us: 50}
 links:
   default: {bandwidth_mbps: 80, latency_ms: 0}
 """
@@ -102,7 +102,8 @@ def test_a_job_runs_with_a_rank_on_every_host(
     launch: Launch, cluster: Path, tmp_path: Path
 ) -> None:
     done = launch(
-        "run", "--network-only", "--", "--model", "tests.job_models:tiny", "--input-shape", "1,3,32,32",
+        "run", "--network-only", "--",
+        "--model", "tests.job_models:tiny", "--input-shape", "1,3,32,32",
         "--partitioner", "equal", "--verify", "--repeat", "2", "--cache", tmp_path,
         "--threads", "1",
     )  # fmt: skip
@@ -118,12 +119,9 @@ def test_slowed_down_devices_give_the_same_answer_and_say_so(launch: Launch, clu
         "--partitioner", "equal", "--verify", "--repeat", "2", "--profile-from-cluster",
         "--emulate-units", "stated",
     )  # fmt: skip
-    # Its layers are so small that a call costs more than their work: refused, or emulated.
-    if done.returncode:
-        assert "cannot be emulated" in done.stderr
-    else:
-        assert "emulated       devices of trio" in done.stdout
-        assert "the answer is right" in done.stdout
+    assert done.returncode == 0, done.stderr
+    assert "emulated       devices of trio" in done.stdout
+    assert "the answer is right" in done.stdout
 
 
 def test_what_a_killed_up_left_is_made_anew(launch: Launch, cluster: Path) -> None:
