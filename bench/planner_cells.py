@@ -126,7 +126,7 @@ class Results:
         head = asdict(replace(self, cells=()))
         del head["cells"]
         cells = sorted(self.cells, key=lambda cell: (cell.cluster, cell.model))
-        lines = ",\n".join(json.dumps(asdict(cell)) for cell in cells)
+        lines = ",\n".join(json.dumps(_rounded(asdict(cell))) for cell in cells)
         text = f'{json.dumps(head)[:-1]}, "cells": [\n{lines}\n]}}\n'
         write_file(path, "the results", lambda file: file.write(text.encode()))
 
@@ -155,6 +155,15 @@ def load_results(path: Path) -> Results | None:
         raise InputError(
             f"{path} is not a file of results of this command: name another one, or remove it"
         ) from error
+
+
+def _rounded(value: Any) -> Any:
+    """Floats with seven digits, which are enough to print and keep the order of plans."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
 def _cell(found: Mapping[str, Any]) -> Cell:

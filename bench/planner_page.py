@@ -28,8 +28,9 @@ nothing was run. All policies are given the same: the image travels as 8-bit pix
 on each alone, and its best plan counts; one whose plan does not fit into the devices' memory
 plans again without the devices that lack it.
 
-Made by `{command}`. The joint planner searches for {plan_seconds:g} s in each cell, less on small
-ones, and starts from the plans of all others.
+Made by `{command}`.
+The joint planner searches for {plan_seconds:g} s in each cell, less on small ones, and starts from
+the plans of all others.
 
 ![gains, gaps and speed-ups]({plot})
 """
@@ -166,7 +167,7 @@ def _summary(cells: Sequence[Cell]) -> list[str]:
         names = ", ".join(f"{cell.model} on {cell.cluster}" for cell in slower)
         lines.append(f"- **Slower than another policy in {len(slower)} cells: {names}.**")
     else:
-        lines.append(f"- Never slower than another policy, in none of {len(cells)} cells.")
+        lines.append(f"- Never slower than another policy in any of {len(cells)} cells.")
     fixed = ", ".join(
         f"`{name}` {geometric_mean(found):.2f}"
         for name in PARTITIONERS

@@ -79,7 +79,8 @@ def _run(arguments: Sequence[str]) -> int:
         return model_graph(f"torchvision:{model}", None, progress=NoProgress())
 
     left = _missing(results, models, clusters)
-    results = _measure(results, left, graph_of, clusters, options, progress)
+    if options.seconds != 0:
+        results = _measure(results, left, graph_of, clusters, options, progress)
     if options.timing:
         timing = measure_timing(graph_of, models, PLANNED, progress)
         results = replace(results, timing=timing)
@@ -210,6 +211,11 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _limit(text: str) -> float:
+    return 0.0 if float(text) == 0 else _seconds(text)
+
+
+_limit.__name__ = "number of seconds"
 _seconds.__name__ = "number of seconds"  # argparse shows it in "invalid ... value"
 
 
@@ -235,8 +241,8 @@ def _parser() -> argparse.ArgumentParser:
         help="keep finished cells here, and do not do again those that are there",
     )  # fmt: skip
     add(
-        "--seconds", type=_seconds, metavar="S",
-        help="begin no cell that would end later than so many seconds from now",
+        "--seconds", type=_limit, metavar="S",
+        help="begin no cell that would end later than so many seconds from now, but one; 0: none",
     )  # fmt: skip
     add(
         "--timing", action="store_true",
