@@ -29,7 +29,8 @@ OTHERS: Mapping[str, Partitioner] = {
 
 # Temperatures of a walk, in parts of the makespan; parts of the budget that stages may take.
 _HOT, _WARM, _COLD = 1e-3, 1e-4, 1e-5
-_FOR_STARTS, _FOR_CLIMBS, _FOR_HEATS = 0.2, 0.3, 0.08
+# What is left in the end is for judging the result.
+_FOR_STARTS, _FOR_CLIMBS, _FOR_HEATS, _FOR_ALL = 0.2, 0.3, 0.08, 0.98
 _CLIMBS, _HEATS = 6, 3
 _ENOUGH = 50
 """Simulations for every unit and second of the budget; more find next to nothing better."""
@@ -207,7 +208,7 @@ def _walk(
         for k, search in enumerate(searches):
             search.anneal(budget, first + (k + 1) * _FOR_HEATS, _HOT, _WARM, told(search))
         searches.sort(key=lambda search: search.value_s)
-    searches[0].anneal(budget, 1.0, _HOT, _COLD, told(searches[0]))
+    searches[0].anneal(budget, _FOR_ALL, _HOT, _COLD, told(searches[0]))
     return searches[0].plan()
 
 
