@@ -155,7 +155,7 @@ def _makespan_s(start: _Start) -> float:
 def _own_starts(
     graph: Graph, needs: Needs, profile: Profile, pool: _Pool, budget: Budget
 ) -> Iterator[Plan]:
-    """Plans of the other partitioners, as far as the budget for starts allows."""
+    """Plans of the other partitioners that gave none, as far as the budget for starts allows."""
 
     def made(partition: Partitioner, ranks: Sequence[int]) -> Plan:
         return partition(graph, needs, profile.among(ranks), ranks)
@@ -167,9 +167,12 @@ def _own_starts(
         if budget.spent > _FOR_STARTS / 2:
             break
         yield made(proportional, ranks)
-    for partition in OTHERS.values():
+    had = {start.plan.partitioner for start in pool.starts}
+    for name, partition in OTHERS.items():
         if budget.spent > _FOR_STARTS:
             break
+        if name in had:
+            continue
         yield made(partition, pool.ranked[0].used)
 
 
