@@ -138,6 +138,7 @@ def _start(
     return job(context, lambda: MpiTransport(comm))
 
 
+_LEAD_S = 0.2
 _INSTALL = "run ./launch/setup.sh on this machine, or install the missing package there"
 
 
@@ -153,6 +154,9 @@ def _abort(comm: Any, sentence: str) -> None:
         _print(sentence)
     else:
         _print(f"rank {rank} ({socket.gethostname()}): {sentence}")
+        # The launcher passes what ranks print and that one aborts on by different ways: let the
+        # sentence arrive before the launcher's own banner.
+        time.sleep(_LEAD_S)
         comm.Abort(FAILED)
 
 
