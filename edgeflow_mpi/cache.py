@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from edgeflow_mpi.progress import Progress
 
 
 def default_cache_dir(environment: Mapping[str, str] = os.environ) -> Path:
@@ -71,8 +76,11 @@ def cache_path(cache_dir: Path, kind: str, key: object, suffix: str = "") -> Pat
     return cache_dir / kind / f"{digest}{suffix}"
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Make ``path`` hold ``content``, entirely or not at all; folders are made as needed.
+@contextmanager
+def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
+    """A file to write that becomes ``path``, entirely, or not at all if the body fails.
+
+    Folders are made as needed. A ``private`` file is for nobody but its owner.
 
     Raises
     ------
@@ -80,16 +88,113 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         When it cannot be written; what was there before is then unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(descriptor)
+    part = Path(name)
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        # mkstemp makes private files; give this one what any new file would get.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
-        Path(name).replace(path)
+        yield part
+        if not private:
+            # mkstemp makes private files; give this one what any new file would get.
+            umask = os.umask(0)
+            os.umask(umask)
+            part.chmod(0o666 & ~umask)
+        part.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
+
+
+def write_atomic(path: Path, content: str | bytes, *, private: bool = False) -> None:
+    """Make ``path`` hold ``content``, entirely or not at all, as in :func:`replacing`."""
+    with replacing(path, private=private) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def code_version(*stages: str) -> str:
+    """A digest of the sources of these stages of the package (folders or modules).
+
+    What they compute is kept under it: between two releases the version stays the same and
+    the code does not.
+    """
+    package, digest = Path(__file__).parent, hashlib.sha256()
+    for stage in stages:
+        place = package / stage
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:20]
+
+
+@dataclass(frozen=True)
+class Cache:
+    """What earlier jobs of this user left for later ones. Every entry is a file of its own.
+
+    Without a ``folder`` nothing is read and nothing kept. An entry is used only if it is the
+    user's own (or root's), nobody else may write it, and it is whole and of this very key: any
+    other is ignored with a line to ``progress``. ``used`` collects the kinds that were found.
+    """
+
+    folder: Path | None
+    progress: Progress
+    used: list[str] = field(default_factory=list)
+
+    def place(self, kind: str, key: object, suffix: str) -> Path | None:
+        """Where the entry is or would be, as for :func:`cache_path`."""
+        return None if self.folder is None else cache_path(self.folder, kind, key, suffix)
+
+    def mine(self, place: Path) -> bool:
+        """Whether there is an entry that nobody else can have written."""
+        try:
+            found = place.stat()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            self.ignore(place, error.strerror or "it cannot be read")
+            return False
+        if not stat.S_ISREG(found.st_mode):
+            self.ignore(place, "it is no file")
+        elif found.st_uid not in (0, os.getuid()) or found.st_mode & 0o022:
+            self.ignore(place, "others may have written it")
+        else:
+            return True
+        return False
+
+    def ignore(self, place: Path, reason: str) -> None:
+        """Say that an entry is there and cannot be used."""
+        self.progress.say(f"  cache: {place} ignored: {reason}")
+
+    def keep(self, place: Path, write: Callable[[Path], object]) -> None:
+        """Let ``write`` make the file; that it cannot be made is said and no failure."""
+        try:
+            with replacing(place, private=True) as part:
+                write(part)
+        except OSError as error:
+            self.progress.say(
+                f"  cache: {place} cannot be written: {error.strerror or 'unknown reason'}"
+            )
+
+    def read_text(self, kind: str, key: object, suffix: str) -> str | None:
+        """The text that was kept under this key, or None."""
+        place = self.place(kind, key, suffix)
+        if place is None or not self.mine(place):
+            return None
+        try:
+            head, _, text = place.read_text(encoding="utf-8").partition("\n")
+        except (OSError, UnicodeDecodeError):
+            head = text = ""
+        if head != _seal(key, text):
+            self.ignore(place, "it is damaged, or of something else")
+            return None
+        return text
+
+    def keep_text(self, kind: str, key: object, suffix: str, text: str) -> None:
+        """Keep a text under this key; it must be of a kind in which ``#`` begins a comment."""
+        place = self.place(kind, key, suffix)
+        if place is not None:
+            content = f"{_seal(key, text)}\n{text}".encode()
+            self.keep(place, lambda part: part.write_bytes(content))
+
+
+def _seal(key: object, text: str) -> str:
+    """The first line of an entry: for what it is, and a sum of what follows."""
+    sums = (hashlib.sha256(part.encode()).hexdigest() for part in (repr(key), text))
+    return f"# Kept by edgeflow_mpi, safe to delete: {' '.join(sums)}"

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 import edgeflow_mpi
-from edgeflow_mpi.cache import cache_path, default_cache_dir, write_atomic
+from edgeflow_mpi.cache import Cache, code_version
 from edgeflow_mpi.cluster.agree import agreed
 from edgeflow_mpi.cluster.cluster_file import cluster_profile
 from edgeflow_mpi.cluster.comm import PointToPoint
@@ -40,7 +40,7 @@ def profile_for(
     *,
     profile_path: Path | None = None,
     save_path: Path | None = None,
-    cache_dir: Path | None = None,
+    cache: Cache,
     remeasure: bool = False,
     progress: Progress,
 ) -> Profile | None:
@@ -58,8 +58,8 @@ def profile_for(
         below.
     save_path
         A file to write the profile to as well.
-    cache_dir
-        Where measured profiles are kept; None for the user's cache.
+    cache
+        Where measured profiles are kept.
     remeasure
         Whether to measure although the cache has a profile.
     progress
@@ -77,21 +77,22 @@ def profile_for(
         The same on all ranks, when the file cannot be used or written, or measuring fails.
     """
     devices = gather_devices(comm, torch.get_num_threads())
-    kept = _cache_entry(graph, devices, cache_dir or default_cache_dir())
+    key: object = None
     found: Profile | None = None
     with agreed(comm):
         if comm.Get_rank() == 0:
+            key = _cache_key(graph, devices)
             if profile_path is not None:
                 found = load_profile(profile_path, graph=graph, devices=devices)
             elif not remeasure:
-                found = _from_cache(kept, graph, devices, progress)
+                found = _from_cache(cache, key, graph, devices)
     if not comm.bcast(found is not None, root=0):
         measured = _measure(comm, graph, needs, devices, progress)
         if comm.Get_rank() == 0:
             # Through its text, so that a second run plans with the very same numbers.
             text = profile_text(measured, graph)
             found = parse_profile(text, "the measured profile", graph=graph, devices=devices)
-            _to_cache(kept, text, progress)
+            cache.keep_text(*_entry(key), text)
     with agreed(comm):
         if found is not None and save_path is not None:
             save_profile(found, save_path, graph=graph)
@@ -183,28 +184,30 @@ def _count(things: tuple[object, ...], noun: str) -> str:
     return f"{len(things)} {noun}{'s' * (len(things) != 1)}"
 
 
-def _cache_entry(graph: Graph, devices: tuple[Device, ...], cache_dir: Path) -> Path:
+def _cache_key(graph: Graph, devices: tuple[Device, ...]) -> object:
     # Memory is left out: it changes with every update of a kernel, but no time does. Engines come
     # and go with the packages they need.
     hardware = [(device.name, device.host, device.cpu, device.threads) for device in devices]
-    key = (FORMAT, graph.fingerprint, hardware, _versions(), usable_engines())
-    return cache_path(cache_dir, "profile", key, ".yaml")
+    code = code_version("kernels", "cluster")
+    return (FORMAT, graph.fingerprint, hardware, _versions(), code, usable_engines())
+
+
+def _entry(key: object) -> tuple[str, object, str]:
+    return "profile", key, ".yaml"
 
 
 def _from_cache(
-    entry: Path, graph: Graph, devices: tuple[Device, ...], progress: Progress
+    cache: Cache, key: object, graph: Graph, devices: tuple[Device, ...]
 ) -> Profile | None:
     """What the cache has; an entry that cannot be read counts as none."""
-    try:
-        found = load_profile(entry, graph=graph, devices=devices)
-    except ProfileError:
+    text, place = cache.read_text(*_entry(key)), cache.place(*_entry(key))
+    if text is None or place is None:
         return None
-    progress.say(f"  profile of {found.created} reused (to measure again, delete {entry})")
-    return replace(found, devices=devices)
-
-
-def _to_cache(entry: Path, text: str, progress: Progress) -> None:
     try:
-        write_atomic(entry, text)
-    except OSError as error:
-        progress.say(f"  the profile is not kept, {entry} cannot be written: {error.strerror}")
+        found = parse_profile(text, str(place), graph=graph, devices=devices)
+    except ProfileError as error:
+        cache.ignore(place, str(error))
+        return None
+    cache.used.append("profile")
+    cache.progress.say(f"  profile of {found.created} reused (--remeasure measures again)")
+    return replace(found, devices=devices)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from edgeflow_mpi.cache import Cache, default_cache_dir
 from edgeflow_mpi.cluster.affinity import Affinity
 from edgeflow_mpi.job.options import Options
 from edgeflow_mpi.job.stall import Pulse
@@ -26,9 +27,8 @@ class Context:
 
     ``comm`` is the job's communicator (mpi4py's; not imported here). ``progress`` speaks on
     rank 0 only. ``command_s`` is the moment of ``time.monotonic`` at which the job was started.
-    ``timings_s`` collects the duration of the stages up to the first answer, ``reused`` those
-    that took an earlier job's results, ``notes`` sentences that the result must not be read
-    without.
+    ``timings_s`` collects the duration of the stages up to the first answer, ``notes`` sentences
+    that the result must not be read without.
     """
 
     options: Options
@@ -39,7 +39,6 @@ class Context:
     tag_limit: int
     command_s: float
     timings_s: dict[str, float] = field(default_factory=dict)
-    reused: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -59,6 +58,12 @@ class Context:
     def cores(self) -> int:
         """Cores of this rank's host that the job may use."""
         return max(len(self.affinity.host_cores), 1)
+
+    @cached_property
+    def cache(self) -> Cache:
+        """What earlier jobs left; used by rank 0 alone."""
+        folder = (self.options.cache or default_cache_dir()) if self.options.caching else None
+        return Cache(folder, self.progress)
 
     @cached_property
     def pulse(self) -> Pulse:

@@ -240,7 +240,7 @@ def make_report(
         single_device=single,
         predicted_ms=None if tables.predicted_s is None else tables.predicted_s * 1e3,
         verification=verification,
-        timings=Timings.of(context.timings_s, tuple(context.reused)),
+        timings=Timings.of(context.timings_s, tuple(dict.fromkeys(context.cache.used))),
         versions=versions(context),
         warmup=context.options.warmup,
         repeat=context.options.repeat,

@@ -47,6 +47,7 @@ class Options:
     threads: int | None
     seed: int
     cache: Path | None
+    caching: bool
     remeasure: bool
     timeout_s: float
     quiet: bool
@@ -148,11 +149,18 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--plan", type=Path, metavar="FILE", help="run these saved unit tables")
     how.add_argument("--save-plan", type=Path, metavar="FILE", help="keep the unit tables as text")
     how.add_argument(
-        "--cache", type=Path, metavar="DIR", help="where profiles are kept between runs"
-    )
+        "--cache", type=Path, metavar="DIR",
+        help="where profiles and plans are kept between runs; safe to delete, and to share among "
+        "jobs (default: edgeflow_mpi in the user's cache folder)",
+    )  # fmt: skip
     how.add_argument(
-        "--remeasure", action="store_true", help="measure even if the cache has a profile"
-    )
+        "--no-cache", action="store_false", dest="caching",
+        help="use nothing of earlier runs, and keep nothing for later ones",
+    )  # fmt: skip
+    how.add_argument(
+        "--remeasure", action="store_true",
+        help="measure and plan anew, whatever the cache has",
+    )  # fmt: skip
     run = parser.add_argument_group("run")
     run.add_argument("--repeat", type=_positive, default=10, metavar="N", help="timed requests")
     run.add_argument("--warmup", type=_count, default=2, metavar="N", help="untimed requests first")
@@ -215,6 +223,8 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
     values["inputs"] = tuple(values["inputs"])
     if values["profile"] is not None and values["remeasure"]:
         raise InputError("--profile means not to measure and --remeasure to measure: leave one out")
+    if values["cache"] is not None and not values["caching"]:
+        raise InputError("--cache and --no-cache contradict each other: leave one out")
     if values["emulate"] is None and values["profile_from_cluster"]:
         raise InputError("--profile-from-cluster is about the file of --emulate, which is missing")
     if values["profile_from_cluster"] and values["profile"] is not None:

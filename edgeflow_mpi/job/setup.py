@@ -30,14 +30,12 @@ from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.graph.wire import with_wire
 from edgeflow_mpi.job.context import Context
 from edgeflow_mpi.job.options import Options
+from edgeflow_mpi.job.planning import plan_for
 from edgeflow_mpi.model.images import normalised
 from edgeflow_mpi.model.inputs import Request, load_inputs
 from edgeflow_mpi.model.load import LoadedModel, load_model, parse_input_shape
-from edgeflow_mpi.partition.cost import predict
-from edgeflow_mpi.partition.joint.search import Budget
-from edgeflow_mpi.partition.search import graph_for, plan_model
+from edgeflow_mpi.partition.search import graph_for
 from edgeflow_mpi.report.files import require_writable
-from edgeflow_mpi.units.compile import compile_tables
 from edgeflow_mpi.units.tables import UnitTables
 from edgeflow_mpi.units.text import check_ranks, load_tables, save_tables
 from edgeflow_mpi.units.verify import verify_tables
@@ -239,7 +237,7 @@ def make_profile(context: Context, task: Task) -> Profile | None:
             task.needs,
             profile_path=options.profile,
             save_path=options.save_profile,
-            cache_dir=options.cache,
+            cache=context.cache,
             remeasure=options.remeasure,
             progress=context.progress,
         )
@@ -268,19 +266,6 @@ def make_tables(
 def plan_tables(
     context: Context, task: Task, profile: Profile | None, partitioner: str
 ) -> UnitTables:
-    """Plan, compile and verify on rank 0."""
+    """Plan, compile and verify on rank 0, or take what an earlier job has planned."""
     assert profile is not None
-    options = context.options
-    with context.timed("partition"), context.progress.step(f"plan ({partitioner})"):
-        plan = plan_model(
-            task.graph, task.needs, profile, partitioner,
-            progress=context.progress, seed=options.seed,
-            budget=Budget.of(options.plan_seconds, options.plan_simulations),
-        )  # fmt: skip
-    if plan.predicted_s is None:
-        forecast = predict(task.graph, task.needs, profile, plan)
-        plan = replace(plan, predicted_s=forecast.makespan_s)
-    with context.timed("compile"):
-        tables = compile_tables(task.graph, task.needs, plan, tag_limit=context.tag_limit)
-        verify_tables(task.graph, task.needs, tables, tag_limit=context.tag_limit)
-    return tables
+    return plan_for(context, task.graph, task.needs, profile, partitioner)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 _SHOWN = 0.05
@@ -58,7 +58,7 @@ class Timings:
         From the command to the first answer, everything included but what was done only to
         have the single device to compare with; None where nobody took the time.
     reused
-        Stages that took results of an earlier job.
+        What was taken over from earlier jobs, such as ``profile``.
     """
 
     launch_s: float = 0.0
@@ -98,12 +98,11 @@ class Timings:
         rest_s = whole_s - sum(shown.values())
         if parts and rest_s >= 0:
             parts.append(f"the rest {_seconds(rest_s)}")
-        reused = [_WORDS[stage] for stage in _WORDS if stage in self.reused]
-        kept = f", {_listed(reused)} from earlier jobs" if reused else ""
+        kept = f", {_listed(self.reused)} from earlier jobs" if self.reused else ""
         return f"{_seconds(whole_s)} from the command to the first answer{kept}: {', '.join(parts)}"
 
 
-def _listed(words: list[str]) -> str:
+def _listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 

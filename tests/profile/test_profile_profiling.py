@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
 from profile_cases import on_ranks, relu_graph
 
+from edgeflow_mpi.cache import Cache
 from edgeflow_mpi.cluster import profiling
 from edgeflow_mpi.cluster.comm import PointToPoint
 from edgeflow_mpi.cluster.profile import Profile
@@ -27,7 +29,7 @@ class _Heard(NoProgress):
         self.lines.append(text)
 
 
-def obtain(cache: Path, ranks: int = 2, **options: object) -> tuple[Profile, list[str]]:
+def obtain(cache: Path | None, ranks: int = 2, **options: object) -> tuple[Profile, list[str]]:
     """The profile that rank 0 gets, and what was said; other ranks must get none."""
     heard = _Heard()
 
@@ -37,7 +39,7 @@ def obtain(cache: Path, ranks: int = 2, **options: object) -> tuple[Profile, lis
             comm,
             GRAPH,
             Needs(GRAPH),
-            cache_dir=cache,
+            cache=Cache(cache, progress),
             progress=progress,
             **options,  # type: ignore[arg-type]
         )
@@ -65,7 +67,7 @@ def test_a_second_job_gets_the_same_profile_without_measuring(tmp_path: Path) ->
     assert any("2 links measured" in line for line in lines)
     second, lines = obtain(tmp_path)
     assert [line for line in lines if "measured" in line] == []
-    assert "reused" in lines[0] and str(tmp_path) in lines[0]
+    assert "reused (--remeasure measures again)" in lines[0]
     assert (second.costs, second.links) == (first.costs, first.links)
     assert (second.created, second.versions) == (first.created, first.versions)
     assert [device.name for device in second.devices] == [device.name for device in first.devices]
@@ -86,8 +88,32 @@ def test_a_spoiled_cache_entry_is_made_again(tmp_path: Path) -> None:
     obtain(tmp_path)
     (entry,) = (tmp_path / "profile").iterdir()
     entry.write_text(entry.read_text()[:-20])
-    assert any("measured" in line for line in obtain(tmp_path)[1])
+    lines = obtain(tmp_path)[1]
+    assert [line for line in lines if "ignored" in line] == [
+        f"  cache: {entry} ignored: it is damaged, or of something else"
+    ]
+    assert any("measured" in line for line in lines)
     assert "reused" in obtain(tmp_path)[1][0]
+
+
+def test_a_sealed_entry_that_is_no_profile_of_the_model_is_made_again(tmp_path: Path) -> None:
+    obtain(tmp_path)
+    (entry,) = (tmp_path / "profile").iterdir()
+    _, _, text = entry.read_text().partition("\n")
+    text = text.replace(GRAPH.fingerprint, "0" * 12)
+    head = entry.read_text().split()[:-1]
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    entry.write_text(f"{' '.join([*head[: head.index('delete:') + 2], digest])}\n{text}")
+    lines = obtain(tmp_path)[1]
+    assert any("ignored" in line and "another" in line for line in lines), lines
+    assert any("measured" in line for line in lines)
+
+
+def test_nothing_is_kept_without_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for _ in range(2):
+        assert any("measured" in line for line in obtain(None)[1])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_cache_that_cannot_be_written_is_no_failure(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ CLUSTER = RunReport(
         compile_s=0.125,
         distribute_s=1.75,
         first_answer_s=19.5,
-        reused=("capture",),
+        reused=("model",),
     ),
     versions={"edgeflow_mpi": "0.1.0", "python": "3.11.9", "mpi": "Open MPI v5.0.11"},
     warmup=2,

@@ -57,7 +57,7 @@ def test_the_keys_that_tools_rely_on(tmp_path: Path) -> None:
             "profile": 7.25, "search": 0.0, "partition": 0.5, "compile": 0.125,
             "distribute": 1.75, "prepare": 0.0, "request": 0.0, "first_answer": 19.5,
         },
-        "reused": ["capture"],
+        "reused": ["model"],
         "versions": {"edgeflow_mpi": "0.1.0", "python": "3.11.9", "mpi": "Open MPI v5.0.11"},
     }  # fmt: skip
     assert {key: found[key] for key in promised} == promised

@@ -10,7 +10,7 @@ STAGES = {"import": 2.0, "capture": 3.0, "prepare": 0.1, "answer": 5.5, "baselin
 
 
 def test_stages_are_named_in_the_order_of_the_run() -> None:
-    timings = Timings.of(STAGES, ("profile", "capture"))
+    timings = Timings.of(STAGES, ("model", "profile"))
     assert timings.first_answer_s == 5.5
     assert timings.text == (
         "5.5 s from the command to the first answer, model and profile from earlier jobs: "
@@ -29,8 +29,8 @@ def test_all_stages_are_there_in_numbers() -> None:
     ("reused", "words"),
     [
         ((), "answer: "),
-        (("partition",), "answer, plan from earlier jobs: "),
-        (("partition", "capture", "profile"), "answer, model, profile and plan from earlier "),
+        (("plan",), "answer, plan from earlier jobs: "),
+        (("model", "profile", "plan"), "answer, model, profile and plan from earlier "),
     ],
     ids=["nothing", "one", "three"],
 )

@@ -91,8 +91,7 @@ def joint(
     .. [1] S. Kirkpatrick, C. D. Gelatt, M. P. Vecchi, "Optimization by simulated annealing",
        Science 220, 1983.
     """
-    with progress.step("joint: compile the search (kept for the next time)"):
-        Search.compile()
+    Search.compile(progress)
     if budget.seconds is not None and budget.simulations is None:
         units = len(graph.layers) * len(profile.devices)
         budget = Budget(budget.seconds, round(_ENOUGH * budget.seconds * units))

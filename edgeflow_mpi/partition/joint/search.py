@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from edgeflow_mpi.cluster.profile import Device, Profile
 from edgeflow_mpi.cluster.subset import subset
@@ -20,7 +21,9 @@ from edgeflow_mpi.partition.simulator.problem import compile_problem
 from edgeflow_mpi.partition.simulator.run import NEVER, simulate
 from edgeflow_mpi.partition.simulator.simulator import Simulator
 from edgeflow_mpi.partition.simulator.state import new_scratch
+from edgeflow_mpi.progress import NoProgress, Progress
 
+_SILENT = NoProgress()
 _CHUNK = 32
 """Moves between two looks at the budget."""
 
@@ -80,14 +83,20 @@ class Search:
             speeds.append(1.0 / whole_s if whole_s > 0.0 else 1.0)
         self._moves = new_moves(self._problem, speeds, seed)
 
-    @staticmethod
-    def compile() -> None:
+    _compiled: ClassVar[bool] = False
+
+    @classmethod
+    def compile(cls, progress: Progress = _SILENT) -> None:
         """Compile what the search runs, unless that was done before, by a search on nothing."""
-        problem = compile_problem(*_nothing())
-        work = new_scratch(problem, 1)
-        walk, moves = new_walk(problem), new_moves(problem, [1.0], 0)
-        simulate(problem, walk.current.choice, work, NEVER, walk.latest_s, problem.layers)
-        step(problem, walk, moves, work, ANNEAL, 0.0, 0)
+        if cls._compiled:
+            return
+        with progress.step("the search compiled (kept for the next time)"):
+            problem = compile_problem(*_nothing())
+            work = new_scratch(problem, 1)
+            walk, moves = new_walk(problem), new_moves(problem, [1.0], 0)
+            simulate(problem, walk.current.choice, work, NEVER, walk.latest_s, problem.layers)
+            step(problem, walk, moves, work, ANNEAL, 0.0, 0)
+        cls._compiled = True
 
     @property
     def value_s(self) -> float:
