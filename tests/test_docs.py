@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench import latency, lp_vs_exact, planners
+from bench.engines import __main__ as engines
 from edgeflow_mpi.examples import digits
 from edgeflow_mpi.job.options import build_parser
 
@@ -54,6 +55,7 @@ def known_options() -> set[str]:
         latency._parser(),
         lp_vs_exact._parser(),
         planners._parser(),
+        engines._parser(),
         digits._parser(),
     )
     found = {option for parser in parsers for option in options_of(parser)}

@@ -12,9 +12,6 @@
   only when the last one has really gone to sleep: thread pools spin for a while after their work;
 - :mod:`bench.engines.page` and :mod:`bench.engines.plot` tell what came out.
 
-``python -m bench.engines.steady`` sends thousands of requests through one job of ours and shows
-whether its memory and its latency stay where they are.
-
 The modules that run inside an engine's environment (:mod:`~bench.engines.worker`,
 :mod:`~bench.engines.adapters`, :mod:`~bench.engines.channel`) import nothing but numpy, the
 engine and the standard library.

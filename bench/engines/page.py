@@ -192,6 +192,7 @@ def _who(name: str) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int) -> list[str]:
     widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    widths = [max(width, 3) for width in widths]
     rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
     lines = [
         [cell.ljust(w) if i < left else cell.rjust(w) for i, cell, w in zip(count(), row, widths)]
