@@ -53,7 +53,8 @@ def cannot_prepare() -> AbstractContextManager[Any]:
 
 def cannot_compute() -> AbstractContextManager[Any]:
     return patch(
-        "edgeflow_mpi.runtime.executor.prepare", lambda *arguments: SimpleNamespace(run=_fail)
+        "edgeflow_mpi.runtime.executor.prepare",
+        lambda *arguments: SimpleNamespace(run=_fail, into=None),
     )
 
 

@@ -123,3 +123,47 @@ def test_without_llvmlite_its_engines_are_not_there(monkeypatch: pytest.MonkeyPa
         assert not ENGINES["pointwise"].available()
     finally:
         available.cache_clear()
+
+
+class Tails(nn.Module):
+    """Layers that end in what one engine or another does in place, or not at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.thin = nn.Conv2d(16, 32, 3, padding=1), nn.Conv2d(16, 32, 1)
+        self.norm = nn.BatchNorm2d(64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = nn.functional.hardsigmoid(self.thin(x))
+        wide = nn.functional.hardswish(self.conv(x)) * gate
+        both = torch.relu(self.norm(torch.cat([wide, gate], 1)))
+        return nn.functional.max_pool2d(both / (1 + both), 3, 1, 1)
+
+
+@pytest.mark.parametrize("engine", usable_engines())
+def test_layers_of_several_steps_go_where_they_are_wanted(engine: str) -> None:
+    image = torch.randn(2, 16, 11, 7, generator=torch.Generator().manual_seed(0))
+    model = build(Tails(), image)
+    held = {model.graph.inputs[0].name: image}
+    in_place = set()
+    for layer in model.graph.layers:
+        if layer.kind != "compute":
+            continue
+        whole = prepare(model.graph, layer, Span(0, 11), model.weights, model.needs, "aten")
+        held[layer.name] = whole(*(held[name] for name in layer.inputs)).clone()
+        rows = Span(3, 8)
+        kernel = prepare(model.graph, layer, rows, model.weights, model.needs, engine)
+        inputs = [
+            piece(held[name], model.graph.by_name[name].out, need)
+            for name, need in zip(layer.inputs, kernel.needs, strict=True)
+        ]
+        # The images of a batch lie apart in a buffer that holds more rows.
+        buffer = empty(layer.out, 11).fill_(float("nan"))
+        kernel.write(buffer[:, :, 3:8], *inputs)
+        assert torch.allclose(buffer[:, :, 3:8], held[layer.name][:, :, 3:8], atol=1e-5)
+        assert buffer[:, :, :3].isnan().all()
+        assert buffer[:, :, 8:].isnan().all()
+        if kernel.into is not None:
+            in_place.add(kernel.name.rpartition("+")[2])
+    assert "max_pool2d" not in in_place
+    assert in_place & {"mul", "relu", "div"} if engine == "aten" else in_place

@@ -1,9 +1,10 @@
 """A layer's steps become one callable: ATen calls, and what an engine can do at once.
 
 The steps' row rules are bound once: spans, padding and weights are resolved here, so that
-what runs per request is a short list of calls. Operators whose result nobody else reads
-are done in place. An engine that is good at some operators, such as convolutions with what
-follows them, gives a :data:`Fuse` and leaves the rest of the layer to ATen.
+what runs per request is a short list of calls. Operators whose operand nobody else reads
+are done in place, and the last result is made where it is wanted if the operator can do so. An
+engine that is good at some operators, such as convolutions with what follows them, gives a
+:data:`Fuse` and leaves the rest of the layer to ATen.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from typing import TypeAlias
 import torch
 
 from edgeflow_mpi.graph.needs import Needs, calls, trace
-from edgeflow_mpi.graph.rules import Call, Rule, rule_for
+from edgeflow_mpi.graph.rules import Call, rule_for
 from edgeflow_mpi.graph.rules.base import Compute, invoke
 from edgeflow_mpi.graph.rules.pointwise import Elementwise
-from edgeflow_mpi.graph.types import Graph, In, Layer, Ref, Step
+from edgeflow_mpi.graph.types import Graph, In, Layer, Ref, Step, Var
 from edgeflow_mpi.kernels.engine import Kernel
 from edgeflow_mpi.spans import Span
 
@@ -35,6 +36,15 @@ _IN_PLACE: Mapping[str, str] = {
         ("add", "Scalar"), ("mul", "Scalar"), ("div", "Scalar"),
     )
 }  # fmt: skip
+_OUT: Mapping[str, str] = {
+    **{
+        functional: f"aten.{functional.split('.')[1]}.out"
+        for functional in _IN_PLACE
+        if functional.endswith((".default", ".Tensor"))
+    },
+    "aten.cat.default": "aten.cat.out",
+}
+"""Operators that can make their result in memory that they are given."""
 _COMMUTES = {"aten.add.Tensor", "aten.mul.Tensor"}
 _FRESH = (
     "conv",
@@ -54,7 +64,7 @@ class Fused:
     """Several steps as one computation: it makes step ``last`` from ``refs``.
 
     ``compute`` takes the tensors of ``refs`` and returns the result; ``into``, if there is
-    one, takes the tensor to fill first and is used where nothing else needs to be computed.
+    one, takes the tensor to fill first.
     """
 
     compute: Callable[..., Tensor]
@@ -77,11 +87,15 @@ class _Bound:
     """One bound step: where its operands are, and which rows of them it reads.
 
     ``cuts`` are (operand, dimension, first row, rows) where a value holds more rows.
+    ``into`` takes the tensor to fill, then the operands; ``overwrites`` says that the result
+    is the first operand.
     """
 
     compute: Compute
     refs: tuple[Ref, ...]
     cuts: tuple[tuple[int, int, int, int], ...]
+    into: Callable[..., object] | None = None
+    overwrites: bool = False
 
 
 def assemble(
@@ -136,35 +150,47 @@ def _assembled(
     fresh: set[int] = set()
     program: list[_Bound] = []
     position: dict[int, int] = {}
-    into: Callable[..., object] | None = None
     count = j = 0
     while j < len(bound_calls):
         call = bound_calls[j]
         made, operands = traced.steps[j], traced.operands[j]
         fused = fuse(layer.steps, bound_calls, j, made, weights) if _by_rows(layer) else None
         if fused is not None:
-            compute, refs, spans, last = fused.compute, fused.refs, list(operands), fused.last
-            spans += [traced.steps[last]] * (len(refs) - len(spans))
-            into = fused.into
+            refs, last = fused.refs, fused.last
+            spans = [*operands, *[traced.steps[last]] * (len(refs) - len(operands))]
+            cuts = _cuts(graph, layer, traced.steps, held, refs, spans)
+            bound = _Bound(fused.compute, refs, cuts, fused.into)
+            fresh.add(last)
             count += 1
         else:
-            spans, last = list(operands), j
-            compute, refs, spans = _bind(layer, call, j, made, weights, fresh, spans)
-        if fused is not None or _allocates(call):
-            fresh.add(last)
+            last = j
+            step = _bind(layer, call, j, made, weights, fresh, list(operands))
+            cuts = _cuts(graph, layer, traced.steps, held, step.refs, step.spans)
+            bound = _Bound(step.compute, step.refs, cuts, step.into, step.overwrites)
+            if step.overwrites or _allocates(call):
+                fresh.add(j)
         position[last] = len(program)
-        cuts = _cuts(graph, layer, traced.steps, held, refs, spans)
-        program.append(_Bound(compute, refs, cuts))
+        program.append(bound)
         j = last + 1
-    run = _joined(program, position)
-    alone = len(program) == 1 and run is program[0].compute
     # A producer of summands arrives combined: the kernel then reads one whole tensor.
     name = "+".join(step.target.split(".")[1] for step in layer.steps) or layer.kind
-    return Kernel(rows, held, name, run, engine, into if alone else None), count
+    run, into = _joined(program, position), _joined_into(program, position)
+    return Kernel(rows, held, name, run, engine, into), count
 
 
 def _by_rows(layer: Layer) -> bool:
     return layer.combine is None
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A step that ATen does: see :class:`_Bound`; ``spans`` are the rows of its operands."""
+
+    compute: Compute
+    refs: tuple[Ref, ...]
+    spans: list[Span]
+    into: Compute | None
+    overwrites: bool
 
 
 def _bind(
@@ -175,21 +201,36 @@ def _bind(
     weights: Mapping[str, Tensor],
     fresh: set[int],
     spans: list[Span],
-) -> tuple[Compute, tuple[Ref, ...], list[Span]]:
+) -> _Step:
     """The step's computation, in place where an operand is nobody else's."""
     operand = _overwritable(layer, call, j, fresh)
+    rule = rule_for(call.step.target) if call.out.axis is not None else None
     if operand is not None:
         if operand == 1:
             call, spans = _swapped(call), spans[::-1]
-        step = replace(call.step, target=_IN_PLACE[call.step.target])
-        call = replace(call, step=step)
-        fresh.add(j)
-        rule: Rule | None = Elementwise() if call.out.axis is not None else None
-    else:
-        rule = rule_for(call.step.target) if call.out.axis is not None else None
-    if rule is None or not layer.divisible or layer.combine is not None:
-        return invoke(call, weights), call.step.refs, spans
-    return rule.bind(call, made, weights), call.step.refs, spans
+        call = replace(call, step=replace(call.step, target=_IN_PLACE[call.step.target]))
+        rule = Elementwise() if call.out.axis is not None else None
+
+    def bound(call: Call) -> Compute:
+        if rule is None or not layer.divisible or layer.combine is not None:
+            return invoke(call, weights)
+        return rule.bind(call, made, weights)
+
+    into = None
+    if call.step.target in _OUT and call.step.select is None:
+        fill = bound(_with_out(call, len(layer.steps)))
+
+        def into(out: Tensor, *operands: Tensor) -> Tensor:
+            return fill(*operands, out)
+
+    return _Step(bound(call), call.step.refs, spans, into, operand is not None)
+
+
+def _with_out(call: Call, index: int) -> Call:
+    """A call with one operand more: the tensor to fill. ``index`` is that of no other step."""
+    args = (*call.step.args, ("out", Var(index)))
+    step = replace(call.step, target=_OUT[call.step.target], args=args)
+    return replace(call, step=step, operands=(*call.operands, call.out))
 
 
 def _overwritable(layer: Layer, call: Call, j: int, fresh: set[int]) -> int | None:
@@ -245,13 +286,18 @@ def _cuts(
     return tuple(cuts)
 
 
+def _places(item: _Bound, position: Mapping[int, int]) -> list[tuple[bool, int]]:
+    """Whether each operand is an input of the layer, and its number among these or the values."""
+    return [
+        (True, ref.index) if isinstance(ref, In) else (False, position[ref.step])
+        for ref in item.refs
+    ]
+
+
 def _joined(program: list[_Bound], position: Mapping[int, int]) -> Callable[..., Tensor]:
     """One function of the layer's inputs. Plain chains get a shorter loop."""
 
-    def place(ref: Ref) -> tuple[bool, int]:
-        return (True, ref.index) if isinstance(ref, In) else (False, position[ref.step])
-
-    plan = [(item.compute, [place(ref) for ref in item.refs], item.cuts) for item in program]
+    plan = [(item.compute, _places(item, position), item.cuts) for item in program]
     if len(plan) == 1:
         compute, refs, cuts = plan[0]
         if not cuts and [index for _, index in refs] == list(range(len(refs))):
@@ -282,3 +328,41 @@ def _joined(program: list[_Bound], position: Mapping[int, int]) -> Callable[...,
         return values[-1]
 
     return run
+
+
+def _joined_into(
+    program: Sequence[_Bound], position: Mapping[int, int]
+) -> Callable[..., object] | None:
+    """A function of the tensor to fill and the layer's inputs; None where none can fill it.
+
+    The last result lies where the computation put it that it was made by, and which those
+    behind it overwrite.
+    """
+    root = len(program) - 1
+    while root >= 0 and program[root].overwrites:
+        first = program[root].refs[0]
+        assert isinstance(first, Var)
+        root = position[first.step]
+    if root < 0 or program[root].into is None:
+        return None
+    fill = program[root].into
+    assert fill is not None
+    plan = [(item.compute, _places(item, position), item.cuts) for item in program]
+    if len(plan) == 1 and not plan[0][2]:
+        order = [index for _, index in plan[0][1]]
+        if order == list(range(len(order))):
+            return fill
+
+    def into(out: Tensor, *inputs: Tensor) -> None:
+        values: list[Tensor] = []
+        for i, (compute, refs, cuts) in enumerate(plan):
+            operands = [inputs[k] if is_input else values[k] for is_input, k in refs]
+            for operand, dim, start, length in cuts:
+                operands[operand] = operands[operand].narrow(dim, start, length)
+            if i == root:
+                fill(out, *operands)
+                values.append(out)
+            else:
+                values.append(compute(*operands))
+
+    return into

@@ -13,6 +13,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -35,8 +37,7 @@ class _Task:
 
     unit: Unit
     readers: tuple[Reader, ...]
-    kernel: Callable[..., Tensor]
-    write: Callable[[Tensor], None]
+    compute: Callable[..., object]
     packs: tuple[Callable[[], object], ...]
     sends: tuple[int, ...]
     feeds: tuple[int, ...]
@@ -139,8 +140,7 @@ class Executor:
                 _Task(
                     unit,
                     tuple(self.storage.reader(n.producer, n.rows) for n in unit.requirements),
-                    self._kernel(needs, unit, weights),
-                    self.storage.writer(unit),
+                    self._compute(needs, unit, weights),
                     tuple(pack for t in unit.forwards if (pack := self.storage.conversion(t))),
                     tuple(self._open_send(transfer) for transfer in unit.forwards),
                     tuple(feeds[i]),
@@ -155,21 +155,31 @@ class Executor:
         self._sends.append(transfer)
         return self._transport.open_send(transfer, self.storage.region(transfer))
 
-    def _kernel(
+    def _compute(
         self, needs: Needs, unit: Unit, weights: Mapping[str, Tensor]
-    ) -> Callable[..., Tensor]:
+    ) -> Callable[..., object]:
+        """What runs the unit and keeps its result, straight in its buffer if the kernel can."""
         layer = self._graph.by_name[unit.layer]
+        write, place = self.storage.writer(unit), self.storage.place(unit)
         if layer.kind == "input":
+            if place is not None:
+                return lambda: place.copy_(self._request[layer.name])
             form = memory_format(layer.out)
-            return lambda: self._request[layer.name].contiguous(memory_format=form)
+            return lambda: write(self._request[layer.name].contiguous(memory_format=form))
         if layer.kind == "output":
 
-            def answer(tensor: Tensor) -> Tensor:
+            def answer(tensor: Tensor) -> None:
                 self._outputs[layer.name] = tensor.clone(memory_format=torch.contiguous_format)
-                return self._outputs[layer.name]
+                write(self._outputs[layer.name])
 
             return answer
-        kernel = prepare(self._graph, layer, unit.rows, weights, needs).run
+        kernel = prepare(self._graph, layer, unit.rows, weights, needs)
+        if place is not None and kernel.into is not None:
+            return self._paced(unit, partial(kernel.into, place))
+        run = self._paced(unit, kernel.run)
+        return lambda *inputs: write(run(*inputs))
+
+    def _paced(self, unit: Unit, kernel: Callable[..., Any]) -> Callable[..., Any]:
         return kernel if self._pace is None else self._pace.wrap(unit, kernel)
 
     def _waiters(self) -> Mapping[int, tuple[int, ...]]:
@@ -254,7 +264,7 @@ class Executor:
         i = heapq.heappop(self._ready)
         task = self._tasks[i]
         try:
-            task.write(task.kernel(*[read() for read in task.readers]))
+            task.compute(*[read() for read in task.readers])
         except EdgeflowError:
             raise
         except Exception as error:

@@ -123,6 +123,13 @@ class Storage:
 
         return keep
 
+    def place(self, unit: Unit) -> Tensor | None:
+        """Where a kernel may put the unit's result itself; None where nothing is reserved."""
+        layer = self._graph.by_name[unit.layer]
+        if layer.name in self._summands:
+            return self._summands[layer.name][self._rank]
+        return self._view(layer, unit.rows) if layer.name in self._buffers else None
+
     def reader(self, producer: str, rows: Span) -> Reader:
         """A function that gives rows of a tensor, or the combination of all summands."""
         layer = self._graph.by_name[producer]

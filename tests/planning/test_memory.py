@@ -173,8 +173,9 @@ def test_the_runtime_holds_what_was_computed(
             there.weights_bytes,
             there.buffers_bytes,
         )
-        # Nothing but the sums of summands, of one row each, is left out.
-        assert abs(here.live_bytes - there.live_bytes) <= 1024, (rank, here, there)
+        # Nothing but the sums of summands, of one row each, is left out; kernels that compute
+        # straight into a buffer hold less.
+        assert there.live_bytes <= here.live_bytes + 1024, (rank, here, there)
 
 
 def test_one_device_holds_every_weight_and_no_buffers() -> None:
@@ -205,5 +206,4 @@ def test_plans_of_partitioners_need_what_was_computed(
             there.weights_bytes,
             there.buffers_bytes,
         )
-        slack = 1024 if name != "gather" else 0.1 * there.live_bytes + 1024
-        assert -1024 <= here.live_bytes - there.live_bytes <= slack
+        assert there.live_bytes <= here.live_bytes + 1024
