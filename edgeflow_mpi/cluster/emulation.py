@@ -17,6 +17,7 @@ Every rank of the job must run on one machine, as all share one list of prices.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,6 +128,12 @@ class Emulator:
             f"the devices together do {load:.1f} cores' work and this machine has {cores}: "
             "units will end later than they should"
         )
+
+    def on(self, graph: Graph, needs: Needs) -> Emulator:
+        """The same devices for a graph that was made of this one's; prices are shared."""
+        other = copy.copy(self)
+        other._graph, other._needs = graph, needs
+        return other
 
     def learn(
         self, comm: Communicator, cores: int, progress: Progress,

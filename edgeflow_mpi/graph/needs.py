@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from edgeflow_mpi.graph.channels import trace_channels
 from edgeflow_mpi.graph.rules import Call, rule_for, whole
-from edgeflow_mpi.graph.types import Graph, In, Layer, Ref
+from edgeflow_mpi.graph.types import Graph, In, Layer, Ref, TensorSpec
 from edgeflow_mpi.spans import EMPTY, Span
 
 Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
+Tables = np.ndarray[tuple[int, int], np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,15 @@ class Trace:
 
 def calls(graph: Graph, layer: Layer) -> tuple[Call, ...]:
     """The layer's steps with the specs of their operands."""
-    inputs = graph.input_specs(layer)
+    return _calls(graph, layer, graph.input_specs(layer))
+
+
+def native_calls(graph: Graph, layer: Layer) -> tuple[Call, ...]:
+    """As :func:`calls`, with inputs as they are where everything is divided by rows."""
+    return _calls(graph, layer, [graph.by_name[name].native for name in layer.inputs])
+
+
+def _calls(graph: Graph, layer: Layer, inputs: Sequence[TensorSpec]) -> tuple[Call, ...]:
     return tuple(
         Call(
             step,
@@ -105,7 +116,9 @@ class Needs:
         producers = [self._graph.by_name[name] for name in layer.inputs]
         low = np.zeros((len(producers), layer.rows), dtype=np.int64)
         high = np.zeros_like(low)
-        if layer.divisible and layer.rows:
+        if layer.divided == "outputs":
+            low, high = self._of_channels(layer, producers)
+        elif layer.divisible and layer.rows:
             for row in range(layer.rows):
                 for k, span in enumerate(trace(self._graph, layer, Span(row, row + 1)).inputs):
                     low[k, row], high[k, row] = span.start, span.stop
@@ -121,3 +134,15 @@ class Needs:
             low[k] = np.minimum.accumulate(low[k][::-1])[::-1]
             high[k] = np.maximum.accumulate(high[k])
         return tuple((low[k], high[k]) for k in range(len(producers)))
+
+    def _of_channels(self, layer: Layer, producers: Sequence[Layer]) -> tuple[Tables, Tables]:
+        """Channels that channels need, or, where it is not that simple, all of an input."""
+        channels = np.arange(layer.rows, dtype=np.int64)
+        wants = trace_channels(layer, native_calls(self._graph, layer), channels, channels + 1)
+        low = np.zeros((len(producers), layer.rows), dtype=np.int64)
+        high = np.zeros_like(low)
+        for k, (producer, want) in enumerate(zip(producers, wants.inputs, strict=True)):
+            high[k] = producer.out.rows
+            if want.some is not None and producer.divided == "outputs":
+                low[k], high[k] = want.some
+        return low, high

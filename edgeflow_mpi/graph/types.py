@@ -27,13 +27,15 @@ class TensorSpec:
 
     ``axis`` is the dimension along which the tensor may be divided among ranks, or None
     for one that always travels whole. It must be a dimension of ``shape``. ``wire`` is the
-    element type in which it travels, where that is not ``dtype``.
+    element type in which it travels, where that is not ``dtype``. ``order`` is the order of
+    dimensions in memory where it is not the usual one (:attr:`memory_order`).
     """
 
     shape: tuple[int, ...]
     dtype: str
     axis: int | None
     wire: str | None = None
+    order: tuple[int, ...] | None = None
 
     @property
     def rows(self) -> int:
@@ -50,6 +52,14 @@ class TensorSpec:
         """Bytes of one row as it travels (of all of it where there is no split axis)."""
         elements = math.prod(self.shape) // max(self.rows, 1)
         return elements * DTYPE_BYTES[self.wire or self.dtype]
+
+    @property
+    def memory_order(self) -> tuple[int, ...]:
+        """Dimensions from outermost to innermost: channels last for maps divided by rows."""
+        ndim = len(self.shape)
+        if self.order is not None:
+            return self.order
+        return (0, *range(2, ndim), 1) if ndim in (4, 5) and self.axis == 2 else tuple(range(ndim))
 
     def shape_of(self, rows: int) -> tuple[int, ...]:
         """Shape of a piece that holds ``rows`` rows."""
@@ -88,6 +98,7 @@ class Symbol:
 
 
 Ref: TypeAlias = In | Var
+Divided: TypeAlias = Literal["rows", "outputs", "inputs", "whole"]
 Arg: TypeAlias = (
     In | Var | Weight | Symbol | bool | int | float | complex | str | tuple["Arg", ...] | None
 )
@@ -136,6 +147,13 @@ class Layer:
     for a request tensor, an ``output`` layer for an answer tensor; both live on rank 0
     and have no steps. A ``relay`` layer hands its input on unchanged; it lives on rank 0
     and costs nothing (:mod:`edgeflow_mpi.graph.relays`).
+
+    ``divided`` says what the rows are. ``rows``: those of the map, as capture found them;
+    every rank needs all weights. ``outputs``: output channels, each with its own part of the
+    weights. ``inputs``: rows or channels of the input, which every rank multiplies by the
+    part of the weights that belongs to them, for a summand. ``whole``: not divided, as it
+    reads something that is divided by channels (:mod:`edgeflow_mpi.graph.division`). The
+    steps are those of the undivided layer in any case.
     """
 
     name: str
@@ -147,11 +165,17 @@ class Layer:
     divisible: bool
     combine: Literal["sum", "max"] | None = None
     macs: int = 0
+    divided: Divided = "rows"
 
     @cached_property
     def weights(self) -> tuple[str, ...]:
         """Names of the weights it needs, each once, in order of use."""
         return tuple(dict.fromkeys(name for step in self.steps for name in step.weights))
+
+    @property
+    def native(self) -> TensorSpec:
+        """``out`` as it is where the layer is divided by rows."""
+        return self.out if self.divided == "rows" or not self.steps else self.steps[-1].out
 
     @property
     def pinned(self) -> bool:
@@ -170,12 +194,14 @@ class Graph:
 
     ``weights`` maps a name to the spec of its tensor. ``nodes`` of the exported program
     that a layer ends with carry the layer's name, so values can be compared by name.
+    ``derived`` are signatures of layers that were made of another graph's.
     """
 
     name: str
     layers: tuple[Layer, ...]
     weights: tuple[tuple[str, TensorSpec], ...]
     output_names: tuple[str, ...]
+    derived: tuple[tuple[str, str], ...] = ()
 
     @cached_property
     def by_name(self) -> Mapping[str, Layer]:
@@ -214,7 +240,10 @@ class Graph:
     @cached_property
     def signatures(self) -> Mapping[str, str]:
         """Layer name -> key that layers with identical shapes and operators share."""
-        return {layer.name: self._signature(layer) for layer in self.layers}
+        derived = dict(self.derived)
+        return {
+            layer.name: derived.get(layer.name) or self._signature(layer) for layer in self.layers
+        }
 
     def _signature(self, layer: Layer) -> str:
         shapes = {name: (spec.shape, spec.dtype) for name, spec in self.weights}

@@ -47,7 +47,7 @@ def verify_layers(context: Context, task: Task, session: Session) -> LayerCompar
         pass  # the ranks start together
     session.run(task.requests[0].tensors if context.first else ())
     context.pulse.wait_for_all()
-    got = _gather_layers(context, task.graph, session)
+    got = _gather_layers(context, session.graph, session)
     comparison: LayerComparison | None = None
     with agreed(context.comm, "comparing the layers"):
         if context.first:

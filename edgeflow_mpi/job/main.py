@@ -148,7 +148,7 @@ def _serve(
         if context.first:
             alone = Latency(_ms(fastest(theirs).latencies_s))
             single = SingleDevice(alone.median_ms, baseline.rank)
-    return _Served(ours, rank_stats(context, task.graph, tables, ours, host), single, late)
+    return _Served(ours, rank_stats(context, session.graph, tables, ours, host), single, late)
 
 
 def _ms(seconds: tuple[float, ...]) -> tuple[float, ...]:

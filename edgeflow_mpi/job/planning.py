@@ -11,6 +11,7 @@ from edgeflow_mpi.cache import code_version
 from edgeflow_mpi.cluster.profile import Profile
 from edgeflow_mpi.cluster.profile_yaml import profile_text
 from edgeflow_mpi.errors import PlanError, TableError
+from edgeflow_mpi.graph.division import divided
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.job.context import Context
@@ -64,6 +65,7 @@ def _made(
             progress=context.progress, seed=options.seed,
             budget=Budget.of(options.plan_seconds, options.plan_simulations),
         )  # fmt: skip
+    graph, needs = divided(graph, needs, plan.division)
     if plan.predicted_s is None:
         forecast = predict(graph, needs, profile, plan)
         plan = replace(plan, predicted_s=forecast.makespan_s)
@@ -81,7 +83,8 @@ def _from_cache(context: Context, graph: Graph, needs: Needs, key: object) -> Un
     try:
         tables = tables_from_text(text, str(place))
         check_ranks(tables, context.size)
-        verify_tables(graph, needs, tables, tag_limit=context.tag_limit)
+        own = divided(graph, needs, tables.division)
+        verify_tables(*own, tables, tag_limit=context.tag_limit)
     except (PlanError, TableError) as error:
         context.cache.ignore(place, str(error).split("\n", 1)[0])
         return None

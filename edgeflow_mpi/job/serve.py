@@ -86,7 +86,7 @@ def open_session(
     keep: bool = False,
 ) -> Session:
     """Prepare this rank's units; collective. ``plant_fault`` is for :func:`choose_fault`."""
-    options = context.options
+    options, task = context.options, task.divided(tables.division)
     pace = _make_pace(context, task, tables)
     transport = open_transport()
     session: Session | None = None

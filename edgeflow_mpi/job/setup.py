@@ -24,6 +24,7 @@ from edgeflow_mpi.cluster.profile import Profile
 from edgeflow_mpi.cluster.profiling import emulated_profile, profile_for
 from edgeflow_mpi.errors import ClusterError, InputError, ProfileError
 from edgeflow_mpi.graph.capture import capture
+from edgeflow_mpi.graph.division import Division, divided
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.pixels import SCALE, takes_pixels, with_pixels
 from edgeflow_mpi.graph.types import Graph
@@ -65,6 +66,14 @@ class Task:
             return request.tensors
         assert self.model.preprocessing is not None
         return tuple(normalised(tensor, self.model.preprocessing) for tensor in request.tensors)
+
+    def divided(self, division: Division) -> Task:
+        """The task on the graph of a plan with this division."""
+        if not division:
+            return self
+        graph, needs = divided(self.graph, self.needs, division)
+        emulator = None if self.emulator is None else self.emulator.on(graph, needs)
+        return replace(self, graph=graph, needs=needs, emulator=emulator)
 
     @property
     def pixels(self) -> bool:
@@ -253,7 +262,8 @@ def make_tables(
         if saved is not None:
             tables = saved
             with context.timed("compile"):
-                verify_tables(task.graph, task.needs, tables, tag_limit=context.tag_limit)
+                own = task.divided(tables.division)
+                verify_tables(own.graph, own.needs, tables, tag_limit=context.tag_limit)
         else:
             tables = plan_tables(context, task, profile, options.partitioner)
         if options.save_plan is not None:

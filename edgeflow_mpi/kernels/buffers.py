@@ -13,24 +13,16 @@ import torch
 from edgeflow_mpi.graph.types import TensorSpec
 
 
-def memory_order(spec: TensorSpec) -> tuple[int, ...]:
-    """Dimensions from outermost to innermost: channels-last for maps with a row axis."""
-    ndim = len(spec.shape)
-    if ndim in (4, 5) and spec.axis == 2:
-        return (0, *range(2, ndim), 1)
-    return tuple(range(ndim))
-
-
 def memory_format(spec: TensorSpec) -> torch.memory_format:
-    """The torch name of :func:`memory_order`."""
-    if memory_order(spec) == tuple(range(len(spec.shape))):
+    """The torch name of the canonical memory order."""
+    if spec.memory_order == tuple(range(len(spec.shape))):
         return torch.contiguous_format
     return torch.channels_last if len(spec.shape) == 4 else torch.channels_last_3d
 
 
 def empty(spec: TensorSpec, rows: int) -> torch.Tensor:
     """An uninitialised piece of ``rows`` rows, in the canonical memory order."""
-    order = memory_order(spec)
+    order = spec.memory_order
     shape = spec.shape_of(rows)
     inverse = [order.index(dim) for dim in range(len(shape))]
     dtype = getattr(torch, spec.dtype)
@@ -45,7 +37,7 @@ def runs(spec: TensorSpec) -> tuple[int, int]:
     """
     if spec.axis is None:
         return 1, math.prod(spec.shape)
-    order = memory_order(spec)
+    order = spec.memory_order
     place = order.index(spec.axis)
     outer = math.prod(spec.shape[dim] for dim in order[:place])
     inner = math.prod(spec.shape[dim] for dim in order[place + 1 :])

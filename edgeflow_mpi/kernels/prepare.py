@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 
+from edgeflow_mpi.graph.local import local_weights, share_of
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph, Layer
 from edgeflow_mpi.kernels.engine import Kernel
@@ -38,6 +40,12 @@ def prepare(
     ModelError
         If an operator is not in this build of torch.
     """
+    if layer.divided != "rows":
+        share = share_of(graph, layer, rows)
+        pieces = local_weights(share, weights)
+        made = prepare(share.graph, share.layer, share.rows, pieces, Needs(share.graph), engine)
+        # The channels of a map do not lie in one run, so nothing is computed into their place.
+        return replace(made, rows=rows, needs=needs.of(layer.name, rows), into=None)
     if engine != DEFAULT:
         kernel = engine_named(engine).prepare(graph, layer, rows, weights, needs)
         if kernel is not None:

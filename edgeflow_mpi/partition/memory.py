@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from edgeflow_mpi.graph.local import part_spec, share_of, weight_keys
 from edgeflow_mpi.graph.needs import Needs, calls, trace
 from edgeflow_mpi.graph.rules import Call, rule_for
 from edgeflow_mpi.graph.rules.window import AveragePool, Convolution, MaxPool
@@ -72,10 +73,15 @@ def _device_memory(
         for name in plan.order
         if name in computed
     }
-    weights = {name for layer in computed for name in graph.by_name[layer].weights}
+    weights = {
+        name: part_spec(graph, name, part)
+        for layer, spans in pieces.items()
+        for rows in spans
+        for name, part in weight_keys(graph, graph.by_name[layer], rows).items()
+    }
     buffers = _buffers(graph, computed, pieces, rank, flows)
     return DeviceMemory(
-        weights_bytes=sum(graph.weight_specs[name].size_bytes for name in weights),
+        weights_bytes=sum(spec.size_bytes for spec in weights.values()),
         buffers_bytes=sum(buffers.values()),
         live_bytes=_live_bytes(graph, pieces, frozenset(buffers)),
     )
@@ -145,6 +151,10 @@ def _result_bytes(layer: Layer, rows: Span) -> int:
     return layer.out.size_bytes if layer.combine else _piece_bytes(layer.out, rows)
 
 
+_VIEWS = ("aten.slice.Tensor", "aten.permute.default")
+"""Operators whose result is their operand's memory."""
+
+
 def _scratch_bytes(graph: Graph, layer: Layer, rows: Span) -> int:
     """What a unit's kernel needs beside its inputs and its result.
 
@@ -152,9 +162,16 @@ def _scratch_bytes(graph: Graph, layer: Layer, rows: Span) -> int:
     own result over them (as kernels do; a fused convolution never even makes them), and the
     most that one of its windows takes.
     """
+    if layer.divided != "rows":
+        share = share_of(graph, layer, rows)
+        return _scratch_bytes(share.graph, share.layer, share.rows)
     if layer.combine or not layer.steps:
         return 0
-    kept = [j for j in range(len(layer.steps) - 1) if not _is_overwritten(layer, j)]
+    kept = [
+        j
+        for j, step in enumerate(layer.steps[:-1])
+        if step.target not in _VIEWS and not _is_overwritten(layer, j)
+    ]
     windows = [(j, c) for j, c in enumerate(calls(graph, layer)) if _window_rule(c) is not None]
     if not kept and not windows:
         return 0

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgeflow_mpi.errors import PlanError
+from edgeflow_mpi.graph.division import Division
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.spans import EMPTY, Span
 
@@ -52,7 +53,9 @@ class Plan:
     ``order`` is the priority in which every rank runs its units (a topological order of
     all layers). ``predicted_s`` is the makespan the planner expects, None where nobody
     predicted it. ``boundary_first`` marks units (layer, rank) that compute the rows which
-    others need before the rest (:mod:`edgeflow_mpi.partition.pieces`).
+    others need before the rest (:mod:`edgeflow_mpi.partition.pieces`). ``division`` says which
+    layers are not divided by rows: the graph is then that of
+    :func:`edgeflow_mpi.graph.division.with_division`.
     """
 
     partitioner: str
@@ -61,6 +64,7 @@ class Plan:
     order: tuple[str, ...]
     predicted_s: float | None = None
     boundary_first: frozenset[tuple[str, int]] = frozenset()
+    division: Division = ()
 
     @property
     def active(self) -> tuple[int, ...]:

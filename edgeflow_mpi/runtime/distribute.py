@@ -8,6 +8,9 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from edgeflow_mpi.graph.channels import Part
+from edgeflow_mpi.graph.division import with_division
+from edgeflow_mpi.graph.local import part_spec, piece_of, weight_keys
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.progress import Progress
 from edgeflow_mpi.units.tables import UnitTables
@@ -25,10 +28,15 @@ class BufferComm(Protocol):
     def Bcast(self, buf: Any, root: int = 0) -> None: ...
 
 
-def needed_weights(graph: Graph, tables: UnitTables, rank: int) -> tuple[str, ...]:
-    """Names of the weights that a rank's units use, each once, in order of use."""
-    names = (n for unit in tables.ranks[rank] for n in graph.by_name[unit.layer].weights)
-    return tuple(dict.fromkeys(names))
+def needed_weights(graph: Graph, tables: UnitTables, rank: int) -> dict[str, Part | None]:
+    """What a rank's units use of the weights, in order of use.
+
+    Whole weights by their names (with None), parts of weights by their keys.
+    """
+    found: dict[str, Part | None] = {}
+    for unit in tables.ranks[rank]:
+        found |= weight_keys(graph, graph.by_name[unit.layer], unit.rows)
+    return found
 
 
 def distribute_weights(
@@ -45,31 +53,40 @@ def distribute_weights(
     Parameters
     ----------
     comm : all its ranks must call this.
-    graph, tables : the same on every rank.
+    graph : the model's own, the same on every rank.
+    tables : the same on every rank; their division is that of the graph that they are for.
     weights : all weights on rank 0; elsewhere those that ``had`` brought.
     had : tables whose weights the ranks have already; nothing travels twice.
 
     Returns
     -------
     dict
-        The weights that this rank's units name. A weight that all ranks lack is broadcast,
-        any other one is sent to each rank that lacks it.
+        The weights that this rank's units name, and under their keys those of which they need
+        parts. One that all ranks lack is broadcast, any other one is sent to each rank that
+        lacks it.
     """
     rank = comm.Get_rank()
+    own = with_division(graph, tables.division)
+    old_graph = graph if had is None else with_division(graph, had.division)
     needers: dict[str, list[int]] = {}
+    parts: dict[str, Part | None] = {}
     for other in range(tables.size):
-        old = set(needed_weights(graph, had, other)) if had is not None else set()
-        for name in needed_weights(graph, tables, other):
+        old = needed_weights(old_graph, had, other) if had is not None else {}
+        for name, part in needed_weights(own, tables, other).items():
             if other == 0 or name not in old:
                 needers.setdefault(name, []).append(other)
-    names = needed_weights(graph, tables, rank)
+                parts[name] = part
+    names = needed_weights(own, tables, rank)
     mine = {name: weights[name] for name in names if name in weights}
-    total = sum(graph.weight_specs[name].size_bytes for name in needers)
+    specs = {name: part_spec(graph, name, part) for name, part in parts.items()}
+    total = sum(spec.size_bytes for spec in specs.values())
     done = 0
     for name, ranks in needers.items():
-        spec = graph.weight_specs[name]
+        spec, part = specs[name], parts[name]
         if rank == 0:
-            tensor = weights[name].contiguous()
+            tensor = (
+                weights[name].contiguous() if part is None else piece_of(part, weights[part.name])
+            )
         else:
             tensor = torch.empty(spec.shape, dtype=getattr(torch, spec.dtype))
         if rank in ranks:

@@ -37,7 +37,7 @@ def compile_tables(
 
     Parameters
     ----------
-    graph : the layer DAG.
+    graph : the layer DAG, with the plan's division.
     needs : its row algebra.
     plan : spans of every layer on every rank, and the order of the layers.
     tag_limit : the largest tag that may be used.
@@ -92,6 +92,7 @@ def compile_tables(
         partitioner=plan.partitioner,
         predicted_s=plan.predicted_s,
         ranks=tuple(tuple(units) for units in ranks),
+        division=plan.division,
     )
 
 

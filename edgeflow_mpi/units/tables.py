@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from edgeflow_mpi.graph.division import Division
 from edgeflow_mpi.graph.types import Layer
 from edgeflow_mpi.spans import Span
 
@@ -78,13 +79,18 @@ class Unit:
 
 @dataclass(frozen=True)
 class UnitTables:
-    """The units of every rank, in the order of their priority, and what they are for."""
+    """The units of every rank, in the order of their priority, and what they are for.
+
+    ``division`` says which layers of the model are not divided by rows; graph and fingerprint
+    are those of :func:`edgeflow_mpi.graph.division.with_division`.
+    """
 
     model: str
     fingerprint: str
     partitioner: str
     predicted_s: float | None
     ranks: tuple[tuple[Unit, ...], ...]
+    division: Division = ()
 
     @property
     def size(self) -> int:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from edgeflow_mpi.errors import PlanError, TableError
+from edgeflow_mpi.graph.division import How
 from edgeflow_mpi.spans import Span
 from edgeflow_mpi.units.tables import Requirement, Transfer, Unit, UnitTables
 
@@ -31,6 +32,10 @@ _LEGEND = """\
 #   needs  rows of an input layer that the unit reads; what its rank does not compute itself
 #   takes  arrives in these messages: edge, rows, ranks from->to, tag
 #   sends  messages that leave when the unit has been computed"""
+_DIVIDED = "divided:"
+_DIVIDED_LEGEND = """\
+# Rows of a layer divided by outputs are its output channels. One divided by inputs adds up the
+# summands of the layer NAME.part, whose rows are rows or channels of its input."""
 _HEADER = ("model", "fingerprint", "ranks", "partitioner", "predicted_ms")
 
 _NUMBER = r"[0-9]{1,9}"
@@ -151,7 +156,9 @@ def tables_to_text(tables: UnitTables) -> str:
         f"ranks: {tables.size}",
         f"partitioner: {_header_text(tables.partitioner)}",
         f"predicted_ms: {_ms_text(tables.predicted_s)}",
+        *(f"{_DIVIDED} {layer} by {how}" for layer, how in tables.division),
         _LEGEND,
+        *([_DIVIDED_LEGEND] if tables.division else []),
     ]
     for rank, units in enumerate(tables.ranks):
         lines += ["", f"rank {rank}", *(line.text for line in table_lines(units))]
@@ -239,6 +246,7 @@ class _Reader:
         self._read_title()
         header = {key: self._read_header(key) for key in _HEADER}
         predicted_s = self._seconds(header["predicted_ms"])
+        division = tuple(self._read_division())
         blocks = self._read_body()
         if header["ranks"] != str(len(blocks)):
             self._fail(f"the header promises {header['ranks']} ranks, {len(blocks)} are listed")
@@ -250,7 +258,20 @@ class _Reader:
             ranks=tuple(
                 tuple(draft.unit(rank) for draft in drafts) for rank, drafts in enumerate(blocks)
             ),
+            division=division,
         )
+
+    def _read_division(self) -> Iterator[tuple[str, How]]:
+        while self._next_line < len(self._lines):
+            if not self._lines[self._next_line][1].startswith(_DIVIDED):
+                return
+            line = self._take("")
+            match = re.fullmatch(rf"{_DIVIDED}\s+({_NAME})\s+by\s+(outputs|inputs)", line)
+            if match is None:
+                self._fail(
+                    f"expected a line like '{_DIVIDED} conv1 by outputs', found {_shown(line)}"
+                )
+            yield match[1], "outputs" if match[2] == "outputs" else "inputs"
 
     def _read_title(self) -> None:
         line = self._take(f"'{_TITLE}{FORMAT_VERSION}'")

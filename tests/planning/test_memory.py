@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgeflow_mpi.cluster.cluster_file import cluster_profile, parse_cluster
+from edgeflow_mpi.graph.local import piece_of
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.pixels import with_pixels
 from edgeflow_mpi.kernels import prepare
@@ -24,7 +25,9 @@ from edgeflow_mpi.partition.memory import DeviceMemory, plan_memory
 from edgeflow_mpi.partition.plan import LayerPlan, Plan
 from edgeflow_mpi.partition.random import random_plan
 from edgeflow_mpi.partition.search import PARTITIONERS, graph_for, schemes
+from edgeflow_mpi.runtime.distribute import needed_weights
 from edgeflow_mpi.units.tables import UnitTables
+from tests.division_cases import divided, random_division
 from tests.inprocess import Job, Model, build
 
 
@@ -151,8 +154,11 @@ def measured(model: Model, plan: Plan) -> tuple[DeviceMemory, ...]:
 
 
 def _weights_bytes(model: Model, tables: UnitTables, rank: int) -> int:
-    names = {n for unit in tables.ranks[rank] for n in model.graph.by_name[unit.layer].weights}
-    return sum(model.weights[n].numel() * model.weights[n].element_size() for n in names)
+    held = [
+        model.weights[name] if part is None else piece_of(part, model.weights[part.name])
+        for name, part in needed_weights(model.graph, tables, rank).items()
+    ]
+    return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -176,6 +182,21 @@ def test_the_runtime_holds_what_was_computed(
         # Nothing but the sums of summands, of one row each, is left out; kernels that compute
         # straight into a buffer hold less.
         assert there.live_bytes <= here.live_bytes + 1024, (rank, here, there)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("name", ["residual", "branches"])
+def test_the_runtime_holds_parts_of_weights(name: str, seed: int) -> None:
+    torch.manual_seed(0)
+    random = Random(seed)
+    model = MODELS[name]()
+    model = divided(model, random_division(model.graph, random, random.choice([0.5, 1.0])))
+    plan = random_plan(model.graph, model.needs, random.choice([1, 2, 4]), random)
+    pairs = zip(plan_memory(model.graph, model.needs, plan), measured(model, plan), strict=True)
+    for here, there in pairs:
+        assert here.weights_bytes == there.weights_bytes
+        assert here.buffers_bytes == there.buffers_bytes
+        assert here.live_bytes >= there.live_bytes - 1024
 
 
 def test_one_device_holds_every_weight_and_no_buffers() -> None:
