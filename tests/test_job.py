@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,16 @@ import pytest
 from PIL import Image
 
 from edgeflow_mpi.examples import digits
+from edgeflow_mpi.graph.division import with_division
+from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.job.options import PARTITIONERS
+from edgeflow_mpi.model.load import parse_input_shape
+from edgeflow_mpi.partition.random import random_plan
+from edgeflow_mpi.progress import NoProgress
+from edgeflow_mpi.report.model_graph import model_graph
+from edgeflow_mpi.units.compile import compile_tables
+from edgeflow_mpi.units.text import save_tables
+from tests.division_cases import random_division
 from tests.jobs import RUN, Done, finished, local, mpirun, series
 
 pytestmark = [pytest.mark.mpi, pytest.mark.timeout(200)]
@@ -71,17 +82,31 @@ def two(folder: Path) -> dict[str, Done]:
 @pytest.fixture(scope="module")
 def three(folder: Path, two: dict[str, Done]) -> dict[str, Done]:
     """Jobs of three ranks, after those of two."""
+    save_divided_plan(folder / "divided.txt")
     return series(
         folder,
         3,
         {
             **{name: (*PAIR, *CHECKED, "--partitioner", name) for name in PARTITIONERS},
             "pair": (*PAIR, *EQUAL, "--json", "pair.json", "--output", "pair.npz"),
+            "divided": (*PAIR, *CHECKED, "--plan", "divided.txt", "--save-plan", "again.txt"),
             "plan of two": (*TINY, "--plan", "plan.txt"),
             "profile of two": (*TINY, "--profile", "profile.yaml"),
             "googlenet": (*torchvision("googlenet"), "--verify", *EQUAL),
         },
     )
+
+
+def save_divided_plan(path: Path) -> None:
+    """Any plan of the pair for three ranks, with layers that are divided by outputs and inputs."""
+    shapes = [parse_input_shape(shape) for shape in PAIR[3:6:2]]
+    graph = model_graph(PAIR[1], shapes, progress=NoProgress())
+    division = random_division(graph, Random(0), 1.0)
+    assert {how for _, how in division} == {"outputs", "inputs"}
+    graph = with_division(graph, division)
+    needs = Needs(graph)
+    plan = replace(random_plan(graph, needs, 3, Random(1)), division=division)
+    save_tables(compile_tables(graph, needs, plan), path)
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +263,11 @@ def test_several_inputs_and_outputs_in_a_batch(folder: Path, three: dict[str, Do
         assert np.array_equal(answers["maps"], answers["same"])
         assert np.array_equal(answers["maps"].argmax(1), answers["largest"])
     assert report(folder / "pair.json")["input_shape"] == [[2, 3, 33, 20], [2, 4, 33, 20]]
+
+
+def test_a_plan_that_divides_channels_is_run(folder: Path, three: dict[str, Done]) -> None:
+    assert "layers agree" in right(three["divided"])
+    assert (folder / "again.txt").read_text() == (folder / "divided.txt").read_text()
 
 
 def test_an_inception_network_of_torchvision(three: dict[str, Done]) -> None:
