@@ -131,11 +131,11 @@ def _verified(
     context: Context, task: Task, partitioners: Sequence[str], measured: Sequence[Measured]
 ) -> list[Verification]:
     """Rank 0: the first answer under every partitioner against plain torch in float64."""
-    assert task.model is not None
-    tensors = task.plain(task.requests[0])
+    assert task.undivided is not None
+    model, tensors = task.undivided(), task.plain(task.requests[0])
     with context.progress.step("the undivided model in plain torch, float64"):
-        wide = reference_outputs(task.model, tensors, torch.float64)
-        plain = reference_outputs(task.model, tensors, torch.float32)
+        wide = reference_outputs(model, tensors, torch.float64)
+        plain = reference_outputs(model, tensors, torch.float32)
     found = []
     for name, each in zip(partitioners, measured, strict=True):
         answer = compare_outputs(task.graph.output_names, each.answers[0], wide, plain)

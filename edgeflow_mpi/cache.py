@@ -8,15 +8,22 @@ does not parse for absent. The folder may be deleted at any time.
 from __future__ import annotations
 
 import hashlib
+import json
+import mmap
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgeflow_mpi.progress import Progress
+
+_ALIGNMENT_BYTES = 64
+_KIND_BYTES = 2 << 30
+"""What entries of one kind may take together before the oldest go."""
 
 
 def default_cache_dir(environment: Mapping[str, str] = os.environ) -> Path:
@@ -163,10 +170,14 @@ class Cache:
         self.progress.say(f"  cache: {place} ignored: {reason}")
 
     def keep(self, place: Path, write: Callable[[Path], object]) -> None:
-        """Let ``write`` make the file; that it cannot be made is said and no failure."""
+        """Let ``write`` make the file; that it cannot be made is said and no failure.
+
+        Entries of its kind that were used least recently go where all of them take too much.
+        """
         try:
             with replacing(place, private=True) as part:
                 write(part)
+            _make_room(place.parent, _KIND_BYTES)
         except OSError as error:
             self.progress.say(
                 f"  cache: {place} cannot be written: {error.strerror or 'unknown reason'}"
@@ -192,6 +203,66 @@ class Cache:
         if place is not None:
             content = f"{_seal(key, text)}\n{text}".encode()
             self.keep(place, lambda part: part.write_bytes(content))
+
+    def keep_data(self, kind: str, key: object, text: str, data: Sequence[memoryview]) -> None:
+        """Keep one line of text and large pieces of memory, flat bytes, under this key."""
+        place = self.place(kind, key, ".data")
+        if place is None or sum(map(len, data)) > _KIND_BYTES:
+            return
+        sums = [(len(piece), zlib.crc32(piece)) for piece in data]
+        described = json.dumps({"text": text, "pieces": sums})
+        head = f"{_seal(key, described)}\n{described}\n".encode()
+
+        def write(part: Path) -> None:
+            with part.open("wb") as file:
+                file.write(head)
+                for piece in data:
+                    file.write(b"\0" * (-file.tell() % _ALIGNMENT_BYTES))
+                    file.write(piece)
+
+        self.keep(place, write)
+
+    def read_data(self, kind: str, key: object) -> tuple[str, tuple[memoryview, ...]] | None:
+        """What :meth:`keep_data` kept, or None.
+
+        The pieces are the file's own pages, mapped privately: who writes to them changes
+        nothing but this process's copy.
+        """
+        place = self.place(kind, key, ".data")
+        if place is None or not self.mine(place):
+            return None
+        try:
+            with place.open("rb") as file:
+                head, described = file.readline().decode(), file.readline().decode()
+                if head.rstrip("\n") != _seal(key, described.rstrip("\n")):
+                    raise ValueError("another seal")
+                at, whole = file.tell(), mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            found = json.loads(described)
+            pieces = []
+            for size, checksum in found["pieces"]:
+                at += -at % _ALIGNMENT_BYTES
+                pieces.append(memoryview(whole)[at : at + size])
+                at += size
+                if len(pieces[-1]) != size or zlib.crc32(pieces[-1]) != checksum:
+                    raise ValueError("another sum")
+            os.utime(place)  # it was of use
+        except (OSError, ValueError):
+            self.ignore(place, "it is damaged, or of something else")
+            return None
+        return found["text"], tuple(pieces)
+
+
+def _make_room(folder: Path, limit_bytes: int) -> None:
+    """Remove the entries used least recently until the others take no more than the limit."""
+    found = []
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):  # another job makes room, too
+            found.append((path.stat().st_mtime_ns, path.stat().st_size, path))
+    left = limit_bytes
+    for _, size, path in sorted(found, reverse=True):
+        left -= size
+        if left < 0:
+            path.unlink(missing_ok=True)
 
 
 def _seal(key: object, text: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from edgeflow_mpi import cache as cache_module
 from edgeflow_mpi.cache import Cache, code_version
 from edgeflow_mpi.progress import NoProgress
 
@@ -155,3 +156,44 @@ def test_jobs_at_once_see_whole_entries_only(tmp_path: Path) -> None:
 
 def test_code_has_a_version_of_its_own() -> None:
     assert code_version("graph") == code_version("graph") != code_version("graph", "spans")
+
+
+DATA = (memoryview(b"some bytes"), memoryview(b""), memoryview(bytes(range(200))))
+
+
+def test_memory_that_was_kept_is_found(cache: Cache) -> None:
+    assert cache.read_data("capture", KEY) is None
+    cache.keep_data("capture", KEY, "about", DATA)
+    found = cache.read_data("capture", KEY)
+    assert found == ("about", DATA)
+    assert cache.read_data("capture", "other") is None
+    assert lines(cache) == []
+
+
+def test_whoever_writes_to_kept_memory_changes_a_copy(cache: Cache) -> None:
+    cache.keep_data("capture", KEY, "about", DATA)
+    found = cache.read_data("capture", KEY)
+    assert found is not None
+    found[1][0][:4] = b"none"
+    assert cache.read_data("capture", KEY) == ("about", DATA)
+
+
+def test_entries_used_least_recently_make_room(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "_KIND_BYTES", 2000)
+    for number in range(4):
+        cache.keep_data("capture", number, "about", [memoryview(bytes(400))])
+        place = cache.place("capture", number, ".data")
+        assert place is not None
+        os.utime(place, (number, number))
+        if number == 2:
+            assert cache.read_data("capture", 0) is not None
+    assert [cache.read_data("capture", n) is not None for n in range(4)] == [
+        True,
+        False,
+        True,
+        True,
+    ]
+    cache.keep_data("capture", "large", "about", [memoryview(bytes(4000))])
+    assert cache.read_data("capture", "large") is None

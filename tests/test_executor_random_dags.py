@@ -13,10 +13,11 @@ from edgeflow_mpi.cluster.profile import Device, LayerCost, Link, Profile
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.partition.cost import Interval, Prediction, predict
+from edgeflow_mpi.partition.graphs import graph_for
 from edgeflow_mpi.partition.joint.search import Budget
 from edgeflow_mpi.partition.plan import Plan, check_plan
 from edgeflow_mpi.partition.random import random_plan
-from edgeflow_mpi.partition.search import PARTITIONERS, graph_for, plan_model
+from edgeflow_mpi.partition.search import PARTITIONERS, plan_model
 from edgeflow_mpi.partition.trim import trimmed
 from edgeflow_mpi.progress import NoProgress
 from edgeflow_mpi.runtime.memory import MemoryTransport

@@ -14,7 +14,13 @@ from torch import nn
 
 from edgeflow_mpi.errors import InputError
 from edgeflow_mpi.model import images
-from edgeflow_mpi.model.exporting import decompose, export_module, input_specs, output_names
+from edgeflow_mpi.model.exporting import (
+    decompose,
+    export_module,
+    input_specs,
+    integer_limit,
+    output_names,
+)
 from edgeflow_mpi.model.images import (
     GRAY,
     IMAGENET,
@@ -56,6 +62,7 @@ def model_of(
         categories=None,
         random_weights=False,
         weights_note="",
+        integer_limit=integer_limit(program),
     )
 
 

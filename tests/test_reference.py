@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,15 +23,15 @@ def model_of(module: nn.Module, *examples: torch.Tensor) -> LoadedModel:
     module = module.eval()
     program = decompose(export_module(module, examples, "m"), "m")
     return LoadedModel(
-        "m",
-        program,
-        module,
-        input_specs(program, "m"),
-        output_names(program, "m"),
-        None,
-        None,
-        False,
-        "",
+        name="m",
+        program=program,
+        module=module,
+        inputs=input_specs(program, "m"),
+        output_names=output_names(program, "m"),
+        preprocessing=None,
+        categories=None,
+        random_weights=False,
+        weights_note="",
     )
 
 
@@ -124,9 +125,7 @@ def test_the_wide_copy_is_made_once_and_goes_with_the_module() -> None:
 def test_a_program_that_is_not_the_module_is_no_reference() -> None:
     x = torch.randn(1, 2, 5, 4)
     other, model = model_of(Narrowing(), x), model_of(Narrowing(), x)
-    mixed = LoadedModel(
-        "m", other.program, model.module, model.inputs, model.output_names, None, None, False, ""
-    )
+    mixed = replace(model, program=other.program)
     with pytest.raises(ModelError, match="does not compute what the module does"):
         reference_outputs(mixed, [x], torch.float64)
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import networkx as nx
 import torch
 
 from edgeflow_mpi.graph.rules import Call
@@ -110,16 +109,14 @@ def freeze(graph: DraftGraph, name: str, output_names: Sequence[str]) -> Graph:
 
     Output layers come last, in the model's order, which is that of the answer's tensors.
     """
-    dag = nx.DiGraph()
-    dag.add_nodes_from(graph.drafts)
-    dag.add_edges_from((p, draft.name) for draft in graph.drafts.values() for p in draft.inputs)
-    position = {n: i for i, n in enumerate(graph.drafts)}
     # Level order rather than depth first: units of parallel branches alternate, so one
     # branch computes while the other's halo rows travel.
+    level: dict[str, int] = {}
+    for draft in graph.drafts.values():
+        level[draft.name] = 1 + max((level[producer] for producer in draft.inputs), default=-1)
+    ordered = sorted(graph.drafts.values(), key=lambda draft: level[draft.name])
     layers: list[Layer] = []
     used: dict[str, TensorSpec] = {}
-    levels = (sorted(level, key=position.__getitem__) for level in nx.topological_generations(dag))
-    ordered = [graph.drafts[name] for level in levels for name in level]
     outputs = [draft for draft in graph.drafts.values() if draft.kind == "output"]
     for draft in [*(draft for draft in ordered if draft.kind != "output"), *outputs]:
         layers.append(_layer(graph, draft))

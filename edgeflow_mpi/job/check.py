@@ -12,7 +12,6 @@ from edgeflow_mpi.graph.wire import WIRE_DTYPES
 from edgeflow_mpi.job.context import Context
 from edgeflow_mpi.job.serve import Measured
 from edgeflow_mpi.job.setup import Task
-from edgeflow_mpi.model.reference import reference_layers, reference_outputs
 from edgeflow_mpi.report.compare import combine, compare_layers, compare_outputs
 from edgeflow_mpi.report.results import LayerComparison, Verification
 from edgeflow_mpi.runtime.session import Session
@@ -22,13 +21,16 @@ Tensor = torch.Tensor
 
 def verify_answers(context: Context, task: Task, measured: Measured) -> Verification:
     """Rank 0 only: every request's outputs against plain torch in float64."""
-    assert task.model is not None
-    found = []
+    # Late, as in other places here: most jobs do not ask.
+    from edgeflow_mpi.model.reference import reference_outputs
+
+    assert task.undivided is not None
+    model, found = task.undivided(), []
     for i, (request, outputs) in enumerate(zip(task.requests, measured.answers, strict=True)):
         context.progress.update(f"request {i + 1} of {len(task.requests)} in float64")
         tensors = task.plain(request)
-        wide = reference_outputs(task.model, tensors, torch.float64)
-        plain = reference_outputs(task.model, tensors, torch.float32)
+        wide = reference_outputs(model, tensors, torch.float64)
+        plain = reference_outputs(model, tensors, torch.float32)
         others = [other for which, other in measured.deviations if which == i]
         compared = [
             compare_outputs(task.graph.output_names, answer, wide, plain, _wire(context))
@@ -51,8 +53,10 @@ def verify_layers(context: Context, task: Task, session: Session) -> LayerCompar
     comparison: LayerComparison | None = None
     with agreed(context.comm, "comparing the layers"):
         if context.first:
-            assert task.model is not None
-            tensors, program = task.plain(task.requests[0]), task.model.program
+            from edgeflow_mpi.model.reference import reference_layers
+
+            assert task.undivided is not None
+            tensors, program = task.plain(task.requests[0]), task.undivided().program
             # Operators that were written out in parts have layers that plain torch does not.
             nodes = {node.name for node in program.graph.nodes}
             names = [name for name in got if name in nodes]

@@ -201,6 +201,8 @@ def _verify(
     verification: Verification | None = None
     with agreed(context.comm, "computing the undivided model"):
         if context.first:
+            assert task.undivided is not None
+            task.undivided()  # a step of its own, where it has to be loaded
             with context.progress.step("the undivided model in plain torch, float64"):
                 verification = verify_answers(context, task, ours)
     if options.verify_layers:

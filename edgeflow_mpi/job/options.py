@@ -150,8 +150,9 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--save-plan", type=Path, metavar="FILE", help="keep the unit tables as text")
     how.add_argument(
         "--cache", type=Path, metavar="DIR",
-        help="where profiles and plans are kept between runs; safe to delete, and to share among "
-        "jobs (default: edgeflow_mpi in the user's cache folder)",
+        help="where captured models, profiles and plans are kept between runs, at most 2 GiB of "
+        "each; safe to delete, and to share among jobs (default: edgeflow_mpi in the user's cache "
+        "folder)",
     )  # fmt: skip
     how.add_argument(
         "--no-cache", action="store_false", dest="caching",

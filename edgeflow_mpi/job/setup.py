@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,30 +24,35 @@ from edgeflow_mpi.cluster.hosts import crowding_warning
 from edgeflow_mpi.cluster.profile import Profile
 from edgeflow_mpi.cluster.profiling import emulated_profile, profile_for
 from edgeflow_mpi.errors import ClusterError, InputError, ProfileError
-from edgeflow_mpi.graph.capture import capture
 from edgeflow_mpi.graph.division import Division, divided
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.pixels import SCALE, takes_pixels, with_pixels
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.graph.wire import with_wire
 from edgeflow_mpi.job.context import Context
+from edgeflow_mpi.job.loading import load_captured
 from edgeflow_mpi.job.options import Options
 from edgeflow_mpi.job.planning import plan_for
 from edgeflow_mpi.model.images import normalised
+from edgeflow_mpi.model.info import ModelInfo
 from edgeflow_mpi.model.inputs import Request, load_inputs
-from edgeflow_mpi.model.load import LoadedModel, load_model, parse_input_shape
-from edgeflow_mpi.partition.search import graph_for
+from edgeflow_mpi.partition.graphs import graph_for
 from edgeflow_mpi.report.files import require_writable
 from edgeflow_mpi.units.tables import UnitTables
 from edgeflow_mpi.units.text import check_ranks, load_tables, save_tables
 from edgeflow_mpi.units.verify import verify_tables
+
+if TYPE_CHECKING:
+    from edgeflow_mpi.model.load import LoadedModel
 
 Tensor = torch.Tensor
 
 
 @dataclass(frozen=True)
 class Task:
-    """What is to be computed. ``model``, ``weights`` and ``requests`` exist on rank 0 only.
+    """What is to be computed; ``model``, ``undivided``, ``weights``, ``requests`` on rank 0 only.
+
+    ``undivided`` loads the model as plain torch, unless that was done before.
 
     The requests' tensors are as they travel; :meth:`plain` gives them as the model takes them.
     Where ranks stand for slower devices, ``emulator`` knows how long these take.
@@ -54,7 +60,8 @@ class Task:
 
     graph: Graph
     needs: Needs
-    model: LoadedModel | None
+    model: ModelInfo | None
+    undivided: Callable[[], LoadedModel] | None
     weights: Mapping[str, Tensor]
     requests: tuple[Request, ...]
     emulator: Emulator | None = None
@@ -160,22 +167,16 @@ def versions(context: Context) -> dict[str, str]:
 def load_task(context: Context) -> Task:
     """Rank 0 loads and captures the model; every rank gets the graph, without weights."""
     options = context.options
-    model: LoadedModel | None = None
+    model: ModelInfo | None = None
+    undivided: Callable[[], LoadedModel] | None = None
     weights: Mapping[str, Tensor] = {}
     requests: tuple[Request, ...] = ()
 
     def make() -> Graph:
-        nonlocal model, weights, requests
-        shapes = [parse_input_shape(text) for text in options.input_shapes] or None
-        model = load_model(
-            options.model,
-            weights=options.weights,
-            input_shapes=shapes,
-            seed=options.seed,
-            progress=context.progress,
-        )
-        with context.progress.step("layers fused into a graph"):
-            graph, weights = capture(model.program, model.name, model.output_names)
+        nonlocal model, undivided, weights, requests
+        captured = load_captured(context)
+        model, undivided = captured.info, captured.undivided
+        graph, weights = captured.graph, captured.weights
         served = model
         if _as_pixels(options, model, graph):
             assert model.preprocessing is not None
@@ -188,7 +189,8 @@ def load_task(context: Context) -> Task:
     with context.timed("capture"):
         graph = broadcast(context.comm, make, "loading the model")
     needs = Needs(graph)
-    return Task(graph, needs, model, weights, requests, _make_emulator(context, graph, needs))
+    emulator = _make_emulator(context, graph, needs)
+    return Task(graph, needs, model, undivided, weights, requests, emulator)
 
 
 def _make_emulator(context: Context, graph: Graph, needs: Needs) -> Emulator | None:
@@ -206,7 +208,7 @@ def _make_emulator(context: Context, graph: Graph, needs: Needs) -> Emulator | N
     return emulator
 
 
-def _as_pixels(options: Options, model: LoadedModel, graph: Graph) -> bool:
+def _as_pixels(options: Options, model: ModelInfo, graph: Graph) -> bool:
     """Whether the input is to travel as 8-bit pixels.
 
     Raises

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -13,17 +12,9 @@ from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
 from torch.utils import _pytree as pytree
 
 from edgeflow_mpi.errors import ModelError
+from edgeflow_mpi.model.info import INTEGER_LIMIT, InputSpec
 
 _BRIEF_CHARS = 200
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """One input tensor of a model: its name, its shape with the batch first, its type."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
 
 
 def export_module(module: nn.Module, args: Sequence[torch.Tensor], name: str) -> ExportedProgram:
@@ -118,6 +109,16 @@ def input_specs(program: ExportedProgram, name: str) -> tuple[InputSpec, ...]:
     if not specs:
         raise ModelError(f"{name} takes no tensor, so there is nothing to run it on.")
     return tuple(specs)
+
+
+def integer_limit(program: ExportedProgram) -> int:
+    """One more than the largest integer that every embedding table takes."""
+    tables = [
+        node.args[0].meta["val"].shape[0]
+        for node in program.graph.nodes
+        if node.target is torch.ops.aten.embedding.default
+    ]
+    return min(tables, default=INTEGER_LIMIT)
 
 
 def output_names(program: ExportedProgram, name: str) -> tuple[str, ...]:

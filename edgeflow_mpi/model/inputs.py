@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from edgeflow_mpi.errors import InputError
-from edgeflow_mpi.model.exporting import InputSpec
 from edgeflow_mpi.model.images import (
     IMAGE_SUFFIXES,
     Preprocessing,
@@ -19,10 +18,9 @@ from edgeflow_mpi.model.images import (
     read_image,
     sample_photos,
 )
-from edgeflow_mpi.model.load import LoadedModel
+from edgeflow_mpi.model.info import InputSpec, ModelInfo
 
 _SEED = 0
-_INTEGER_LIMIT = 2
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Request:
     tensors: tuple[torch.Tensor, ...]
 
 
-def load_inputs(path: Path | Sequence[Path] | None, model: LoadedModel) -> tuple[Request, ...]:
+def load_inputs(path: Path | Sequence[Path] | None, model: ModelInfo) -> tuple[Request, ...]:
     """The requests that a file, several images, a folder of images, or nothing gives.
 
     Parameters
@@ -53,7 +51,7 @@ def load_inputs(path: Path | Sequence[Path] | None, model: LoadedModel) -> tuple
         for every input, under the input's name or in order; an array of k × N samples
         makes k requests. None stands for a photograph, or for random numbers where the
         input is no image.
-    model : LoadedModel
+    model : ModelInfo
         Says what its inputs have to be.
 
     Returns
@@ -74,7 +72,7 @@ def load_inputs(path: Path | Sequence[Path] | None, model: LoadedModel) -> tuple
     return _image_requests([image for p in paths for image in _images_at(p)], model)
 
 
-def _default_request(model: LoadedModel) -> Request:
+def _default_request(model: ModelInfo) -> Request:
     if model.preprocessing is not None:
         photo = sample_photos()[0]
         spec, preprocessing = model.inputs[0], model.preprocessing
@@ -88,8 +86,7 @@ def _default_request(model: LoadedModel) -> Request:
         name = f"the photograph {photo.name} from scikit-learn and {batch - 1} crops like it"
         return Request(name, (torch.cat((sample, others)),))
     generator = torch.Generator().manual_seed(_SEED)
-    limit = _integer_limit(model)
-    tensors = tuple(_random(spec, limit, generator) for spec in model.inputs)
+    tensors = tuple(_random(spec, model.integer_limit, generator) for spec in model.inputs)
     return Request(f"random numbers, seed {_SEED}", tensors)
 
 
@@ -98,16 +95,6 @@ def _random(spec: InputSpec, limit: int, generator: torch.Generator) -> torch.Te
         wide = spec.dtype if spec.dtype.is_complex else torch.float32
         return torch.randn(spec.shape, dtype=wide, generator=generator).to(spec.dtype)
     return torch.randint(limit, spec.shape, generator=generator).to(spec.dtype)
-
-
-def _integer_limit(model: LoadedModel) -> int:
-    """One more than the largest integer that every embedding table of the model takes."""
-    tables = [
-        node.args[0].meta["val"].shape[0]
-        for node in model.program.graph.nodes
-        if node.target is torch.ops.aten.embedding.default
-    ]
-    return min(tables, default=_INTEGER_LIMIT)
 
 
 def _images_at(path: Path) -> list[Path]:
@@ -123,7 +110,7 @@ def _images_at(path: Path) -> list[Path]:
     return [path]
 
 
-def _image_requests(paths: list[Path], model: LoadedModel) -> tuple[Request, ...]:
+def _image_requests(paths: list[Path], model: ModelInfo) -> tuple[Request, ...]:
     if model.preprocessing is None:
         raise InputError(
             f"{model.name} takes {_wanted(model.inputs)}, which is not an image: give its inputs "
@@ -149,7 +136,7 @@ def _image_sample(path: Path, spec: InputSpec, preprocessing: Preprocessing) -> 
     return image_to_tensor(read_image(path), (channels, height, width), spec.dtype, preprocessing)
 
 
-def _array_requests(path: Path, model: LoadedModel) -> tuple[Request, ...]:
+def _array_requests(path: Path, model: ModelInfo) -> tuple[Request, ...]:
     """Cut the arrays of a file into as many requests as they hold."""
     if not path.is_file():
         raise InputError(f"there is no input {path}.")
@@ -184,9 +171,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path} is not a NumPy file that can be read ({reason}).") from error
 
 
-def _assign(
-    arrays: dict[str, np.ndarray], path: Path, model: LoadedModel
-) -> tuple[np.ndarray, ...]:
+def _assign(arrays: dict[str, np.ndarray], path: Path, model: ModelInfo) -> tuple[np.ndarray, ...]:
     """The array of every input: by name where all names are there, else in order."""
     names = [spec.name for spec in model.inputs]
     if all(name in arrays for name in names):

@@ -21,14 +21,15 @@ from edgeflow_mpi.errors import InputError, ModelError
 from edgeflow_mpi.model import torchvision_models
 from edgeflow_mpi.model.calibrate import calibrate
 from edgeflow_mpi.model.exporting import (
-    InputSpec,
     brief,
     decompose,
     export_module,
     input_specs,
+    integer_limit,
     output_names,
 )
 from edgeflow_mpi.model.images import GRAY, IMAGENET, Preprocessing
+from edgeflow_mpi.model.info import InputSpec, ModelInfo
 from edgeflow_mpi.model.weights import check_finite, load_weights, read_weights
 from edgeflow_mpi.progress import Progress
 
@@ -53,42 +54,21 @@ class InputShape:
     dtype: torch.dtype = torch.float32
 
 
-@dataclass(frozen=True)
-class LoadedModel:
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel(ModelInfo):
     """A model, ready to be captured and to be compared with.
 
     Attributes
     ----------
-    name : str
-        As the user wrote it.
     program : ExportedProgram
         Functional, of fixed shapes, with convolutions and linear layers kept whole. It
         shares its weights with ``module``.
     module : nn.Module
         Plain torch in inference mode. It must not be changed.
-    inputs : tuple of InputSpec
-        In the order of the module's arguments.
-    output_names : tuple of str
-        One for every tensor output, in the order in which the program returns them.
-    preprocessing : Preprocessing or None
-        Given where the single input is an image.
-    categories : tuple of str or None
-        Names of the classes along axis 1 of the first output.
-    random_weights : bool
-        Whether the weights are random; every printed result must then say so.
-    weights_note : str
-        Where the weights come from, in a few words.
     """
 
-    name: str
     program: ExportedProgram
     module: nn.Module
-    inputs: tuple[InputSpec, ...]
-    output_names: tuple[str, ...]
-    preprocessing: Preprocessing | None
-    categories: tuple[str, ...] | None
-    random_weights: bool
-    weights_note: str
 
 
 @dataclass(frozen=True)
@@ -296,6 +276,7 @@ def _finish(
         categories=categories,
         random_weights=origin.random_weights,
         weights_note=origin.weights_note,
+        integer_limit=integer_limit(program),
     )
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
 from edgeflow_mpi.cluster.profile import Profile
 from edgeflow_mpi.errors import InputError
 from edgeflow_mpi.graph.needs import Needs
-from edgeflow_mpi.graph.relays import with_relays
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.partition.aofl import aofl
 from edgeflow_mpi.partition.baselines import equal, proportional, single
@@ -33,12 +32,11 @@ class Scheme:
     """A partitioner, and whether it is run on several sets of devices.
 
     Where ``tries_subsets`` is set, the plan with the least predicted makespan wins. The
-    others are given every rank. ``graph`` makes the graph that it plans of the model's.
+    others are given every rank.
     """
 
     partition: Partitioner
     tries_subsets: bool
-    graph: Callable[[Graph], Graph] = lambda graph: graph
 
 
 def schemes(seed: int = 0) -> Mapping[str, Scheme]:
@@ -51,7 +49,7 @@ def schemes(seed: int = 0) -> Mapping[str, Scheme]:
         "exact": Scheme(exact, tries_subsets=True),
         "equal": Scheme(equal, tries_subsets=False),
         "proportional": Scheme(proportional, tries_subsets=True),
-        "gather": Scheme(gather, tries_subsets=True, graph=with_relays),
+        "gather": Scheme(gather, tries_subsets=True),
         "fused": Scheme(fused, tries_subsets=True),
         "aofl": Scheme(aofl, tries_subsets=True),
         "layers": Scheme(layerwise, tries_subsets=False),
@@ -67,16 +65,6 @@ EVERY_COUNT = 16
 """Up to so many devices every number of them is tried."""
 PLAN_SECONDS = 10.0
 """How long ``joint`` searches unless told."""
-
-
-def graph_for(partitioner: str, graph: Graph) -> Graph:
-    """The graph that the named partitioner plans, and that its plans are run on.
-
-    For all but ``gather`` it is the model's own ``graph``. There it has relays besides; a
-    profile of either serves both.
-    """
-    scheme = schemes().get(partitioner)
-    return graph if scheme is None else scheme.graph(graph)
 
 
 def plan_model(
@@ -99,7 +87,7 @@ def plan_model(
 
     Parameters
     ----------
-    graph : what :func:`graph_for` makes of the model's graph for this partitioner.
+    graph : what :func:`~edgeflow_mpi.partition.graphs.graph_for` makes of the model's graph.
     needs : its row algebra.
     profile : one device for each rank of the job.
     partitioner : one of :data:`PARTITIONERS`.

@@ -10,8 +10,8 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
+from edgeflow_mpi.model.info import ModelInfo
 from edgeflow_mpi.model.inputs import Request
-from edgeflow_mpi.model.load import LoadedModel
 from edgeflow_mpi.report.files import write_file
 
 TOP = 5
@@ -29,7 +29,7 @@ Outputs = Sequence[torch.Tensor]
 
 
 def describe_answers(
-    model: LoadedModel, requests: Sequence[Request], outputs: Sequence[Outputs]
+    model: ModelInfo, requests: Sequence[Request], outputs: Sequence[Outputs]
 ) -> str:
     """The answers of a model as text; for each request, ``outputs`` has all its outputs."""
     return answer_text(

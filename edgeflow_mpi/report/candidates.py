@@ -13,9 +13,9 @@ from edgeflow_mpi.cluster.profile import Profile
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.partition.cost import Prediction, predict
+from edgeflow_mpi.partition.graphs import graph_for
 from edgeflow_mpi.partition.memory import DeviceMemory, plan_memory
 from edgeflow_mpi.partition.plan import Plan, computing_ranks
-from edgeflow_mpi.partition.search import graph_for
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Task:
 class Candidate:
     """One partitioner's plan, over all ranks of the profile, and what it is expected to do.
 
-    ``graph`` is the one it is a plan for (:func:`~edgeflow_mpi.partition.search.graph_for`).
+    ``graph`` is the one it is a plan for (:func:`~edgeflow_mpi.partition.graphs.graph_for`).
     ``used`` are the ranks that compute something. ``redundant_share`` is the part of the
     multiply-adds done that some other rank does as well. ``planning_s`` is how long finding it
     took, with ``simulations`` evaluations of a plan.

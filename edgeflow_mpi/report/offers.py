@@ -9,11 +9,12 @@ from dataclasses import replace
 from edgeflow_mpi.cluster.subset import subset
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.partition.baselines import single
+from edgeflow_mpi.partition.graphs import graph_for
 from edgeflow_mpi.partition.joint.planner import joint
 from edgeflow_mpi.partition.joint.search import Budget
 from edgeflow_mpi.partition.plan import Plan
 from edgeflow_mpi.partition.relocate import narrowed, spread_out
-from edgeflow_mpi.partition.search import device_sets, graph_for, plan_model, schemes
+from edgeflow_mpi.partition.search import device_sets, plan_model, schemes
 from edgeflow_mpi.progress import Progress
 from edgeflow_mpi.report.candidates import (
     Candidate,

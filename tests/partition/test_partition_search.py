@@ -19,11 +19,12 @@ from edgeflow_mpi.errors import InputError
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.partition.baselines import apportion, equal, proportional, single
 from edgeflow_mpi.partition.cost import predict
+from edgeflow_mpi.partition.graphs import graph_for
 from edgeflow_mpi.partition.joint.search import Budget
 from edgeflow_mpi.partition.lp import lp
 from edgeflow_mpi.partition.plan import Plan, check_plan
 from edgeflow_mpi.partition.random import random_plan
-from edgeflow_mpi.partition.search import PARTITIONERS, device_sets, graph_for, plan_model
+from edgeflow_mpi.partition.search import PARTITIONERS, device_sets, plan_model
 from edgeflow_mpi.progress import NoProgress
 
 seeds = st.integers(0, 10**9)
@@ -200,7 +201,8 @@ def test_plans_are_the_same_under_any_hash_seed() -> None:
         "from partition_cases import random_graph, random_profile\n"
         "from edgeflow_mpi.graph.needs import Needs\n"
         "from edgeflow_mpi.partition.joint.search import Budget\n"
-        "from edgeflow_mpi.partition.search import PARTITIONERS, graph_for, plan_model\n"
+        "from edgeflow_mpi.partition.graphs import graph_for\n"
+        "from edgeflow_mpi.partition.search import PARTITIONERS, plan_model\n"
         "from edgeflow_mpi.progress import NoProgress\n"
         "rng = random.Random(11)\n"
         "graph = random_graph(rng, rows=14, layers=9)\n"

@@ -21,10 +21,11 @@ from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.pixels import with_pixels
 from edgeflow_mpi.kernels import prepare
 from edgeflow_mpi.kernels.registry import usable_engines
+from edgeflow_mpi.partition.graphs import graph_for
 from edgeflow_mpi.partition.memory import DeviceMemory, plan_memory
 from edgeflow_mpi.partition.plan import LayerPlan, Plan
 from edgeflow_mpi.partition.random import random_plan
-from edgeflow_mpi.partition.search import PARTITIONERS, graph_for, schemes
+from edgeflow_mpi.partition.search import PARTITIONERS, schemes
 from edgeflow_mpi.runtime.distribute import needed_weights
 from edgeflow_mpi.units.tables import UnitTables
 from tests.division_cases import divided, random_division
