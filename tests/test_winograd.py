@@ -27,11 +27,10 @@ from tests.rule_checks import piece, some_spans
 if not usable("winograd"):
     pytest.skip("llvmlite is not installed, or not for this processor", allow_module_level=True)
 
-from llvmlite import binding, ir
+from llvmlite import ir
 
 from edgeflow_mpi.kernels.llvm import objects
 from edgeflow_mpi.kernels.llvm.machine import Machine, native
-from edgeflow_mpi.kernels.llvm.machine import suited as machine_of
 from edgeflow_mpi.kernels.llvm.packed import PackedWeights, packed_weights
 from edgeflow_mpi.kernels.winograd.blocking import blocking
 from edgeflow_mpi.kernels.winograd.choice import candidates, suited
@@ -40,6 +39,7 @@ from edgeflow_mpi.kernels.winograd.compiled import code
 from edgeflow_mpi.kernels.winograd.convolution import Convolution, Shape
 from edgeflow_mpi.kernels.winograd.gemm import emit_gemm
 from edgeflow_mpi.kernels.winograd.points import filtering
+from tests.machine_code import PROCESSORS, Processor, assembly
 
 Tensor = torch.Tensor
 
@@ -160,34 +160,16 @@ def test_random_convolutions_agree_with_float64(variant: Variant, machine: Machi
         assert (around[:, :, [0, -1]] == 7.0).all()
 
 
-@pytest.mark.parametrize(
-    ("cpu", "feature", "triple", "stacked"),
-    [
-        ("skylake-avx512", "avx512f avx512vl", "x86_64-unknown-linux-gnu", r"[yz]mm.*\(%rsp\)"),
-        ("x86-64-v3", "avx2 fma", "x86_64-unknown-linux-gnu", r"[yz]mm.*\(%rsp\)"),
-        ("cortex-a72", "neon", "aarch64-unknown-linux-gnu", r"(str|ldr)\s+q.*\[sp"),
-    ],
-    ids=["avx512", "avx2", "neon"],
-)
-def test_sums_fit_into_the_registers(cpu: str, feature: str, triple: str, stacked: str) -> None:
+@pytest.mark.parametrize("processor", PROCESSORS, ids=lambda processor: processor.name)
+def test_sums_fit_into_the_registers(processor: Processor) -> None:
     """For every kind of processor, whatever this one is: code is made, and no sum is stored."""
-    binding.initialize_all_targets()
-    binding.initialize_all_asmprinters()
-    machine = machine_of(cpu, "", frozenset(feature.split()))
-    assert machine is not None
+    machine = processor.machine
     module = ir.Module(name="gemm")
     emit_gemm(module, machine, machine.panel_tiles)
-    target = binding.Target.from_triple(triple)
-    generator = target.create_target_machine(cpu=cpu, opt=3, reloc="pic", codemodel="small")
-    parsed = binding.parse_assembly(str(module))
-    parsed.triple = triple
-    tuning = binding.create_pipeline_tuning_options(speed_level=2)
-    passes = binding.create_pass_builder(generator, tuning)
-    passes.getModulePassManager().run(parsed, passes)
-    code_text = generator.emit_assembly(parsed)
-    assert code_text.count("fmla") + code_text.count("vfmadd") >= 4 * machine.panel_tiles
-    loop = code_text[code_text.index("LBB0_1:") :]
-    assert not re.search(stacked, loop)
+    made = assembly(processor, str(module))
+    assert made.count("fmla") + made.count("vfmadd") >= 4 * machine.panel_tiles
+    loop = made[made.index("LBB0_1:") :]
+    assert not re.search(processor.stacked, loop)
 
 
 def test_blocks_are_worked_off_whatever_their_size(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,7 +159,7 @@ class Function:
             self.builder.insert_element(none, value, first), none, lanes
         )
 
-    def constant(self, value: Fraction | int) -> Value:
+    def constant(self, value: Fraction | float) -> Value:
         return ir.Constant(self.vector, [float(value)] * self.lanes)
 
     def fma(self, a: Value, b: Value, c: Value) -> Value:
@@ -170,6 +170,12 @@ class Function:
         if known is None:
             known = ir.Function(module, ir.FunctionType(self.vector, [self.vector] * 3), name)
         return self.builder.call(known, [a, b, c])
+
+    def greatest(self, a: Value, b: Value) -> Value:
+        """The greater, or not-a-number if one of them is that."""
+        builder = self.builder
+        other = builder.fcmp_unordered("uno", b, b)
+        return builder.select(builder.or_(builder.fcmp_ordered(">", b, a), other), b, a)
 
     def clamp(self, value: Value, low: Value, high: Value) -> Value:
         """``value`` between the bounds; not-a-number stays what it is."""
