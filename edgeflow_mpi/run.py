@@ -55,7 +55,6 @@ def main(
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that has no "×" shows "?"
     start = find_start()
-    configure_mpi_environment()
     place = place_in_job()
     options: Options | None = None
     wrong: InputError | None = None
@@ -67,6 +66,10 @@ def main(
         wrong = error
     except SystemExit:
         pass
+    if options is None:
+        configure_mpi_environment()
+    else:
+        configure_mpi_environment(progress_thread=options.progress_thread, wait=options.wait)
     # Before torch is imported: its thread pool is made for the cores it sees then.
     threads = None if options is None else options.threads
     affinity = widen_affinity(place.local_rank, place.local_size, threads=threads)

@@ -72,18 +72,18 @@ def stalls_last() -> AbstractContextManager[Any]:
     """Rank 0 hangs where the other ranks have nothing left to do."""
     from edgeflow_mpi.runtime.session import Session
 
-    run = Session.run
-    requests = 0
+    run_all = Session.run_all
+    answers = 0
 
-    def stalling(self: Session, tensors: Any) -> Any:
-        nonlocal requests
-        requests += 1
-        answer = run(self, tensors)
-        if requests == 3:
-            time.sleep(FOR_EVER_S)
-        return answer
+    def stalling(self: Session, requests: Any) -> Any:
+        nonlocal answers
+        for answer in run_all(self, requests):
+            yield answer
+            answers += 1
+            if answers == 3:
+                time.sleep(FOR_EVER_S)
 
-    return patch.object(Session, "run", stalling)
+    return patch.object(Session, "run_all", stalling)
 
 
 def dies() -> AbstractContextManager[Any]:

@@ -80,3 +80,18 @@ def test_a_second_call_changes_nothing() -> None:
     once = dict(environ)
     configure_mpi_environment(environ)
     assert environ == once
+
+
+@pytest.mark.parametrize("launcher", [ONE_HOST, TWO_HOSTS], ids=["one-host", "two-hosts"])
+@pytest.mark.parametrize(("option", "value"), [("on", "1"), ("off", "0")])
+def test_the_option_wins_over_all(launcher: dict[str, str], option: str, value: str) -> None:
+    environ = launcher | {"OMPI_MCA_btl_tcp_progress_thread": "7"}
+    configure_mpi_environment(environ, progress_thread=option)
+    assert environ["OMPI_MCA_btl_tcp_progress_thread"] == value
+
+
+@pytest.mark.parametrize(("wait", "yields"), [("auto", "1"), ("spin", "0"), ("sleep", "1")])
+def test_only_who_spins_keeps_its_core(wait: str, yields: str) -> None:
+    environ: dict[str, str] = {}
+    configure_mpi_environment(environ, wait=wait)
+    assert environ["OMPI_MCA_mpi_yield_when_idle"] == yields

@@ -52,7 +52,11 @@ from typing import NamedTuple
 
 _PREFIX = "OMPI_MCA_"
 _ALWAYS = {"mpi_yield_when_idle": "1", "btl": "^ofi"}
-_SEVERAL_HOSTS = {"btl_tcp_progress_thread": "1"}
+_PROGRESS = "btl_tcp_progress_thread"
+_SEVERAL_HOSTS = {_PROGRESS: "1"}
+
+PROGRESS_THREAD = _PREFIX + _PROGRESS
+"""The variable that says whether messages over TCP move while a rank computes."""
 
 # (rank on this host, ranks on this host, ranks in all), as Open MPI and MPICH's Hydra name them.
 _PLACE_VARIABLES = (
@@ -74,7 +78,12 @@ class Place(NamedTuple):
         return self.size > self.local_size
 
 
-def configure_mpi_environment(environ: MutableMapping[str, str] = os.environ) -> None:
+def configure_mpi_environment(
+    environ: MutableMapping[str, str] = os.environ,
+    *,
+    progress_thread: str = "auto",
+    wait: str = "auto",
+) -> None:
     """Put the settings of a job where Open MPI will look for them; the user's own win.
 
     Parameters
@@ -82,6 +91,8 @@ def configure_mpi_environment(environ: MutableMapping[str, str] = os.environ) ->
     environ
         Changed in place. A setting is left alone when it stands there already (mpirun puts
         its ``--mca`` options there) or in the user's ``~/.openmpi/mca-params.conf``.
+    progress_thread, wait
+        The job's options of these names. What they ask for expressly wins over all else.
 
     Notes
     -----
@@ -94,6 +105,10 @@ def configure_mpi_environment(environ: MutableMapping[str, str] = os.environ) ->
     for name, value in settings.items():
         if name not in chosen_by_user:
             environ.setdefault(_PREFIX + name, value)
+    if progress_thread != "auto":
+        environ[PROGRESS_THREAD] = "1" if progress_thread == "on" else "0"
+    if wait == "spin":
+        environ[_PREFIX + "mpi_yield_when_idle"] = "0"
 
 
 def place_in_job(environ: MutableMapping[str, str] = os.environ) -> Place:

@@ -37,6 +37,7 @@ from edgeflow_mpi.job.setup import (
     plan_tables,
     versions,
 )
+from edgeflow_mpi.job.waiting import progress_thread
 from edgeflow_mpi.report.answers import describe_answers, save_outputs
 from edgeflow_mpi.report.results import (
     Latency,
@@ -127,8 +128,9 @@ def _serve(
     options = context.options
     with context.timed("prepare"):
         session = open_session(
-            context, task, tables, weights, open_transport, plant_fault=options.plant_fault
-        )
+            context, task, tables, weights, open_transport,
+            plant_fault=options.plant_fault, in_flight=options.in_flight, wait=options.wait,
+        )  # fmt: skip
     contenders = [Contender(session)]
     with context.timed(BASELINE):
         baseline = _open_baseline(context, task, profile, tables, weights, open_transport)
@@ -238,6 +240,9 @@ def make_report(
         input_shapes=tuple(spec.shape for spec in task.model.inputs),
         requests=tuple(request.name for request in task.requests),
         latency=Latency(_ms(ours.latencies_s)),
+        in_flight=ours.in_flight,
+        throughput_per_s=len(ours.latencies_s) / ours.served_s,
+        progress_thread=progress_thread(),
         per_rank=tuple(per_rank),
         single_device=single,
         predicted_ms=None if tables.predicted_s is None else tables.predicted_s * 1e3,

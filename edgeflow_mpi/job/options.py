@@ -54,6 +54,9 @@ class Options:
     emulate: Path | None = None
     emulate_units: str = "kernels"
     profile_from_cluster: bool = False
+    in_flight: int = 1
+    wait: str = "auto"
+    progress_thread: str = "auto"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -176,6 +179,21 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--timeout", type=_seconds, default=60.0, metavar="S", dest="timeout_s",
         help="give up when nothing has arrived for so long (default: %(default)s s)",
+    )  # fmt: skip
+    run.add_argument(
+        "--in-flight", type=_positive, default=1, metavar="K",
+        help="requests under way at once: more answers a second, each of them later "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    run.add_argument(
+        "--wait", default="auto", choices=("auto", "spin", "yield", "sleep"),
+        help="how ranks wait for messages: poll without a pause, yield the core between polls, "
+        "or sleep; auto: by whether they share cores",
+    )  # fmt: skip
+    run.add_argument(
+        "--progress-thread", default="auto", choices=("auto", "on", "off"),
+        help="whether a thread moves messages over TCP while a rank computes (Open MPI); auto: "
+        "where the ranks are on several hosts",
     )  # fmt: skip
     slow = parser.add_argument_group("slow devices on a fast machine (launch/testbed)")
     slow.add_argument(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import statistics
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,13 +17,13 @@ from edgeflow_mpi.cluster.agree import agreed
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.job.context import Context
 from edgeflow_mpi.job.setup import Task
+from edgeflow_mpi.job.waiting import describe, wait_policy
 from edgeflow_mpi.partition.flow import transfer_bytes
 from edgeflow_mpi.report.results import RankStats
 from edgeflow_mpi.runtime.distribute import distribute_weights
-from edgeflow_mpi.runtime.pace import Pace, nap
+from edgeflow_mpi.runtime.pace import Pace
 from edgeflow_mpi.runtime.session import Answer, Session, choose_fault
 from edgeflow_mpi.runtime.transport import Transport
-from edgeflow_mpi.runtime.waiting import WaitPolicy
 from edgeflow_mpi.units.tables import Unit, UnitTables
 
 Tensor = torch.Tensor
@@ -41,6 +42,9 @@ class Measured:
     ----------
     latencies_s : tuple of float
         On rank 0 those of the answers.
+    served_s : float
+        How long all of them took together; less than the sum of the latencies where several
+        were under way at once.
     answers : tuple of tuple of torch.Tensor
         On rank 0: for every request the outputs when it was first answered.
     deviations : tuple of (int, tuple of torch.Tensor)
@@ -48,13 +52,20 @@ class Measured:
         to the same request, with the request's position. There should be none.
     compute_s, wait_s : float
         What this rank spent in all of them.
+    in_flight : int
+        How many were under way at once.
+    waiting : str
+        How this rank waits for messages.
     """
 
     latencies_s: tuple[float, ...]
+    served_s: float
     answers: tuple[tuple[Tensor, ...], ...]
     deviations: tuple[tuple[int, tuple[Tensor, ...]], ...]
     compute_s: float
     wait_s: float
+    in_flight: int = 1
+    waiting: str = ""
 
 
 def hand_out_weights(
@@ -84,11 +95,13 @@ def open_session(
     *,
     plant_fault: str | None = None,
     keep: bool = False,
+    in_flight: int = 1,
+    wait: str = "auto",
 ) -> Session:
     """Prepare this rank's units; collective. ``plant_fault`` is for :func:`choose_fault`."""
-    options, task = context.options, task.divided(tables.division)
+    task = task.divided(tables.division)
     pace = _make_pace(context, task, tables)
-    transport = open_transport()
+    transports = [open_transport() for _ in range(in_flight)]
     session: Session | None = None
     with agreed(context.comm, "preparing the units"):
         dropped = None
@@ -101,15 +114,9 @@ def open_session(
             if planted not in context.notes:
                 context.progress.say(f"  {planted}")
                 context.notes.append(planted)
-        # Devices that share cores must not poll for each other's time.
-        policy = WaitPolicy(
-            yield_s=0.0 if pace else WaitPolicy.yield_s,
-            sleep=nap if pace else WaitPolicy.sleep,
-            timeout_s=options.timeout_s,
-            alive=context.pulse.beat,
-        )
+        policy = wait_policy(context, wait, paced=pace is not None)
         session = Session(
-            task.graph, task.needs, tables, context.rank, weights, transport, policy,
+            task.graph, task.needs, tables, context.rank, weights, transports, policy,
             keep=keep, dropped=dropped, pace=pace,
         )  # fmt: skip
     assert session is not None
@@ -220,7 +227,9 @@ def measure(
     """
     options = context.options
     count = max(options.repeat, context.comm.bcast(len(task.requests), root=0))
-    rounds = min(rounds, count)
+    # A block of few requests would measure how the pipeline fills and empties.
+    deepest = max(contender.session.in_flight for contender in contenders)
+    rounds = min(rounds, count) if deepest == 1 else max(min(rounds, count // (4 * deepest)), 1)
     shares = [count // rounds + (i < count % rounds) for i in range(rounds)]
     series = [_Series(context, task, contender.session) for contender in contenders]
 
@@ -245,51 +254,59 @@ class _Series:
         self._latencies_s: list[float] = []
         self._answers: dict[int, tuple[Tensor, ...]] = {}
         self._deviations: list[tuple[int, tuple[Tensor, ...]]] = []
-        self._compute_s = self._wait_s = 0.0
+        self._compute_s = self._wait_s = self._served_s = 0.0
 
     def run(self, count: int, *, timed: bool) -> None:
         """A block of requests that starts on all ranks together; collective."""
         with agreed(self._context.comm):
             pass
-        clock = self._session.executor.clock
+        clock = self._session.clock
         clock.reset()
-        for _ in range(count):
-            answer = self._one(timed)
+        first = len(self._latencies_s) if timed else 0
+        chosen = [0] * count
+        if self._context.first and timed:
+            chosen = [which % len(self._requests) for which in range(first, first + count)]
+        requests = [self._requests[i].tensors if self._context.first else () for i in chosen]
+        started_s = time.perf_counter()
+        answers = self._session.run_all(requests)
+        for which in chosen:
+            with self._context.timed("request"):
+                answer = next(answers)
             if timed:
                 self._latencies_s.append(answer.latency_s)
+            if self._context.first:
+                self._context.answered()
+                if timed:
+                    self._take(which, answer)
+        next(answers, None)  # until what others need of this rank has been taken
         if timed:
+            self._served_s += time.perf_counter() - started_s
             self._compute_s += clock.compute_s
             self._wait_s += clock.wait_s
         self._context.pulse.wait_for_all()
 
-    def _one(self, timed: bool) -> Answer:
-        if not self._context.first:
-            return self._session.run(())
-        which = len(self._latencies_s) % len(self._requests) if timed else 0
-        with self._context.timed("request"):
-            answer = self._session.run(self._requests[which].tensors)
-        self._context.answered()
-        if timed:
-            first = self._answers.setdefault(which, answer.outputs)
-            if self._context.options.verify and len(self._deviations) < _DEVIATIONS_KEPT:
-                same = zip(first, answer.outputs, strict=True)
-                if not all(torch.equal(*pair) for pair in same):
-                    self._deviations.append((which, answer.outputs))
-            done = len(self._latencies_s) + 1
-            self._context.progress.update(
-                f"request {done} ({self._session.tables.partitioner}): "
-                f"{answer.latency_s * 1e3:.1f} ms"
-            )
-        return answer
+    def _take(self, which: int, answer: Answer) -> None:
+        first = self._answers.setdefault(which, answer.outputs)
+        if self._context.options.verify and len(self._deviations) < _DEVIATIONS_KEPT:
+            same = zip(first, answer.outputs, strict=True)
+            if not all(torch.equal(*pair) for pair in same):
+                self._deviations.append((which, answer.outputs))
+        self._context.progress.update(
+            f"request {len(self._latencies_s)} ({self._session.tables.partitioner}): "
+            f"{answer.latency_s * 1e3:.1f} ms"
+        )
 
     def measured(self) -> Measured:
         answers = tuple(self._answers[i] for i in sorted(self._answers))
         return Measured(
             tuple(self._latencies_s),
+            self._served_s,
             answers,
             tuple(self._deviations),
             self._compute_s,
             self._wait_s,
+            self._session.in_flight,
+            describe(self._session.policy),
         )
 
 
@@ -332,6 +349,7 @@ def rank_stats(
         messages_sent=len(sent),
         peak_memory_bytes=peak if sys.platform == "darwin" else peak * 1024,
         threads=context.affinity.threads,
+        waiting=measured.waiting,
     )
 
 

@@ -79,6 +79,8 @@ class RankStats:
         The most memory the process has held at any time of the job.
     threads : int
         That its kernels use.
+    waiting : str
+        What it does while it waits for messages, in a few words.
     """
 
     rank: int
@@ -91,6 +93,7 @@ class RankStats:
     messages_sent: int
     peak_memory_bytes: int
     threads: int = 1
+    waiting: str = ""
 
 
 @dataclass(frozen=True)
@@ -272,6 +275,13 @@ class RunReport:
         Why there is no ``single_device``, in a few words.
     emulated : str
         The devices that the ranks stood for, where these were slowed down; else empty.
+    in_flight : int
+        How many requests were under way at once. The latency of each includes what it waited
+        for the others.
+    throughput_per_s : float or None
+        Answers a second, over all timed requests.
+    progress_thread : bool
+        Whether messages over TCP moved while ranks computed.
     """
 
     model: str
@@ -292,6 +302,9 @@ class RunReport:
     notes: tuple[str, ...] = ()
     single_device_note: str = ""
     emulated: str = ""
+    in_flight: int = 1
+    throughput_per_s: float | None = None
+    progress_thread: bool = False
 
     def __post_init__(self) -> None:
         if [stats.rank for stats in self.per_rank] != list(range(len(self.per_rank))):
@@ -371,6 +384,7 @@ def to_json(report: RunReport) -> Json:
                 "messages_sent": stats.messages_sent,
                 "peak_memory_bytes": stats.peak_memory_bytes,
                 "threads": stats.threads,
+                "waiting": stats.waiting,
             }
             for stats in report.per_rank
         ],
@@ -378,6 +392,9 @@ def to_json(report: RunReport) -> Json:
         "reused": list(timings.reused),
         "versions": dict(report.versions),
         "emulated": report.emulated or None,
+        "in_flight": report.in_flight,
+        "throughput_per_s": report.throughput_per_s,
+        "progress_thread": report.progress_thread,
         "weights": report.weights_note,
         "random_weights": report.random_weights,
         "requests": list(report.requests),

@@ -33,11 +33,13 @@ def summary(report: RunReport) -> str:
     facts = [
         ("emulated", report.emulated),
         ("latency", _latency(report)),
+        ("throughput", _throughput(report)),
         ("single device", _single_device(report)),
         ("speedup", _speedup(report)),
         ("predicted", _predicted(report)),
         ("verified", _verified(report.verification)),
         ("traffic", _traffic(report)),
+        ("waiting", _waiting(report)),
         ("start-up", report.timings.text),
     ]
     lines = _wrap(_title(report), "")
@@ -144,6 +146,15 @@ def _latency(report: RunReport) -> str:
     )
 
 
+def _throughput(report: RunReport) -> str:
+    if report.in_flight == 1 or report.throughput_per_s is None:
+        return ""
+    return (
+        f"{report.throughput_per_s:.1f} requests/s with {report.in_flight} under way at once, "
+        "which each request's latency includes"
+    )
+
+
 def _single_device(report: RunReport) -> str:
     single = report.single_device
     if single is None:
@@ -224,6 +235,23 @@ def _traffic(report: RunReport) -> str:
     if report.messages == 0:
         return "no messages"
     return f"{_count(report.messages, 'message')}, {_size(report.bytes_sent)} for one request"
+
+
+def _waiting(report: RunReport) -> str:
+    """How the ranks wait, said once for those that do the same."""
+    if report.messages == 0:
+        return ""
+    ways: dict[str, list[str]] = {}
+    for stats in report.per_rank:
+        ways.setdefault(stats.waiting, []).append(str(stats.rank))
+    ways.pop("", None)
+    if not ways:
+        return ""
+    texts = [
+        f"{'a rank' if len(ways) == 1 else 'rank ' + ', '.join(ranks)} {way}"
+        for way, ranks in ways.items()
+    ]
+    return f"{'; '.join(texts)}; progress thread {'on' if report.progress_thread else 'off'}"
 
 
 def _observations(report: RunReport) -> list[str]:

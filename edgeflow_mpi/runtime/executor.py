@@ -1,9 +1,9 @@
 """The executor: a rank runs the first ready unit in its table, until all are done.
 
 It is a small state machine. :meth:`Executor.step` looks at what has arrived and runs at most
-one unit; waiting is the caller's business (:func:`run_request` in a job, a round-robin over
-all ranks in a test). Receives are posted when a request begins; sends start when their unit
-is done and are complete before the next request.
+one unit; waiting is the caller's business (a :class:`~edgeflow_mpi.runtime.pipeline.Pipeline`
+in a job, a round-robin over all ranks in a test). Receives are posted when a request begins;
+sends start when their unit is done and are complete before the next request.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from edgeflow_mpi.errors import EdgeflowError, RuntimeFailure
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.kernels.buffers import memory_format
+from edgeflow_mpi.kernels.engine import Kernel
 from edgeflow_mpi.kernels.prepare import prepare
 from edgeflow_mpi.runtime.pace import Pace
 from edgeflow_mpi.runtime.storage import Reader, Storage
@@ -70,6 +71,8 @@ class Executor:
     dropped : a transfer whose first row is overwritten with zeros when it arrives, to
         prove that a comparison notices.
     pace : makes units take as long as on a slower device.
+    shares : an executor of the same table whose kernels and clock are used, so that several
+        requests can be under way at once.
 
     Attributes
     ----------
@@ -88,8 +91,10 @@ class Executor:
         keep: bool = False,
         dropped: Transfer | None = None,
         pace: Pace | None = None,
+        shares: Executor | None = None,
     ) -> None:
-        self.clock = Clock()
+        self.clock: Clock = Clock() if shares is None else shares.clock
+        self._kernels: dict[int, Kernel] = {} if shares is None else shares._kernels
         self.storage = Storage(graph, units)
         self._graph = graph
         self._transport = transport
@@ -173,7 +178,9 @@ class Executor:
                 write(self._outputs[layer.name])
 
             return answer
-        kernel = prepare(self._graph, layer, unit.rows, weights, needs)
+        if unit.index not in self._kernels:
+            self._kernels[unit.index] = prepare(self._graph, layer, unit.rows, weights, needs)
+        kernel = self._kernels[unit.index]
         if place is not None and kernel.into is not None:
             return self._paced(unit, partial(kernel.into, place))
         run = self._paced(unit, kernel.run)
@@ -201,7 +208,7 @@ class Executor:
 
     def begin(self, request: Mapping[str, Tensor]) -> None:
         """Start a request; ``request`` maps input names to tensors on rank 0, else is empty."""
-        self._rest()
+        self.rest()
         self.storage.clear()
         self._request, self._outputs = request, {}
         self._unread = Counter(name for task in self._tasks for name in task.reads)
@@ -258,7 +265,6 @@ class Executor:
         if not self._ready or self._before(self._ready[0]):
             self.poll()
         if not self._ready:
-            self._rest()
             return False
         started_s = time.perf_counter()
         i = heapq.heappop(self._ready)
@@ -290,7 +296,8 @@ class Executor:
         self.clock.compute_s += ended_s - started_s
         return True
 
-    def _rest(self) -> None:
+    def rest(self) -> None:
+        """The rank does nothing for a while; paced units begin anew."""
         if self._pace is not None:
             self._pace.rest()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +10,11 @@ import torch
 from edgeflow_mpi.errors import InputError
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
-from edgeflow_mpi.runtime.executor import Executor
+from edgeflow_mpi.runtime.executor import Clock, Executor
 from edgeflow_mpi.runtime.pace import Pace
+from edgeflow_mpi.runtime.pipeline import Pipeline
 from edgeflow_mpi.runtime.transport import Transport
-from edgeflow_mpi.runtime.waiting import WaitPolicy, run_request
+from edgeflow_mpi.runtime.waiting import WaitPolicy
 from edgeflow_mpi.units.tables import Transfer, UnitTables
 
 Tensor = torch.Tensor
@@ -28,17 +29,22 @@ class Answer:
 
 
 class Session:
-    """An executor of ``tables`` on this rank, and what belongs to it.
+    """Executors of ``tables`` on this rank, one for each request under way at once.
 
     Parameters
     ----------
     graph, needs, tables : the same on every rank; the tables are verified.
     rank : this rank.
     weights : the weights that this rank's units name.
-    transport : channels of its own.
+    transports : channels of its own, once for each request that may be under way at once.
     policy : how to wait.
     dropped : see :class:`Executor`.
     keep, pace : see :class:`Executor`.
+
+    Attributes
+    ----------
+    executor : the first of them.
+    policy : how they wait.
     """
 
     def __init__(
@@ -48,7 +54,7 @@ class Session:
         tables: UnitTables,
         rank: int,
         weights: Mapping[str, Tensor],
-        transport: Transport,
+        transports: Sequence[Transport],
         policy: WaitPolicy,
         *,
         keep: bool = False,
@@ -58,12 +64,28 @@ class Session:
         self.graph = graph
         self.tables = tables
         self.rank = rank
-        self.executor = Executor(
-            graph, needs, tables.ranks[rank], weights, transport,
-            keep=keep, dropped=dropped, pace=pace,
-        )  # fmt: skip
-        self.pace = pace
-        self._policy = policy
+        self.pace, self.policy = pace, policy
+        self._executors: list[Executor] = []
+        for transport in transports:
+            executor = Executor(
+                graph, needs, tables.ranks[rank], weights, transport,
+                keep=keep, dropped=dropped, pace=pace, shares=next(iter(self._executors), None),
+            )  # fmt: skip
+            self._executors.append(executor)
+        self._pipeline = Pipeline(self._executors, policy)
+
+    @property
+    def executor(self) -> Executor:
+        return self._executors[0]
+
+    @property
+    def clock(self) -> Clock:
+        """Computing and waiting time of this rank."""
+        return self.executor.clock
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._executors)
 
     def run(self, tensors: Sequence[Tensor]) -> Answer:
         """Answer one request; ``tensors`` are the model's inputs on rank 0, else nothing.
@@ -73,15 +95,24 @@ class Session:
         RuntimeFailure
             If a unit fails here, or nothing arrives for too long.
         """
-        names = [layer.name for layer in self.graph.inputs]
-        request = dict(zip(names, tensors, strict=True)) if self.rank == 0 else {}
-        latency_s = run_request(self.executor, request, self._policy)
-        found = self.executor.outputs()
-        outputs = tuple(found[layer.name] for layer in self.graph.outputs if layer.name in found)
-        return Answer(outputs, latency_s)
+        (answer,) = self.run_all([tensors])
+        return answer
+
+    def run_all(self, requests: Sequence[Sequence[Tensor]]) -> Iterator[Answer]:
+        """Answer requests, as many under way at once as there are executors, in their order.
+
+        To be exhausted. Raises as :meth:`run` does.
+        """
+        names = [layer.name for layer in self.graph.inputs] if self.rank == 0 else []
+        named = [dict(zip(names, tensors, strict=True)) for tensors in requests]
+        for finished in self._pipeline.run(named):
+            found = finished.outputs
+            outputs = tuple(found[out.name] for out in self.graph.outputs if out.name in found)
+            yield Answer(outputs, finished.latency_s)
 
     def close(self) -> None:
-        self.executor.close()
+        for executor in self._executors:
+            executor.close()
 
 
 def choose_fault(tables: UnitTables, graph: Graph, layer: str) -> Transfer:

@@ -1,13 +1,11 @@
-"""How a rank waits: briefly by yielding its core, then by sleeping, and never for ever."""
+"""How a rank waits: briefly at the ready, then by giving its core away, and never for ever."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-
-import torch
 
 from edgeflow_mpi.errors import StallError
 from edgeflow_mpi.runtime.executor import Executor
@@ -19,72 +17,48 @@ def _nothing() -> None:
 
 @dataclass(frozen=True)
 class WaitPolicy:
-    """Poll and yield for ``yield_s``, then sleep ``pause_s`` between polls.
+    """Poll without a pause for ``spin_s``, yield for ``yield_s``, then sleep ``pause_s`` at a time.
 
-    Yielding answers a message within microseconds, but a rank that yields still takes turns
-    with one that computes on the same core; sleeping leaves it the core. A rank that has
-    seen no progress for ``timeout_s`` gives up. ``alive`` is called again and again, but not
-    while a unit runs. ``sleep`` is how to.
+    Polling without a pause answers a message soonest and is for who has a core to itself. A
+    rank that yields between polls answers within microseconds too, but takes turns with one that
+    computes on the same core; sleeping leaves it the core. A rank that has seen no progress for
+    ``timeout_s`` gives up, whatever it does meanwhile. ``alive`` is called again and again, but
+    not while a unit runs. ``sleep`` is how to.
     """
 
+    spin_s: float = 0.0
     yield_s: float = 0.002
-    pause_s: float = 0.00005
+    pause_s: float = 0.00002
     timeout_s: float = 60.0
     alive: Callable[[], None] = _nothing
     sleep: Callable[[float], None] = time.sleep
 
+    def wait_until(self, moved: Callable[[], bool], executor: Executor) -> float:
+        """Poll ``moved`` until it is true; the seconds that took.
 
-def run_request(
-    executor: Executor, request: Mapping[str, torch.Tensor], policy: WaitPolicy
-) -> float:
-    """Run one request to its end, the completion of this rank's sends included.
+        Raises
+        ------
+        StallError
+            After ``timeout_s``, with what ``executor`` waits for.
+        """
+        if moved():
+            return 0.0
+        started_s = time.perf_counter()
+        while not moved():
+            self._pause(time.perf_counter() - started_s, executor)
+        return time.perf_counter() - started_s
 
-    Returns
-    -------
-    float
-        Seconds until this rank's last unit was done: on rank 0, the latency.
-
-    Raises
-    ------
-    RuntimeFailure
-        If a unit fails.
-    StallError
-        If nothing arrives, or is taken, for ``policy.timeout_s``.
-    """
-    started_s = time.perf_counter()
-    executor.begin(request)
-    while not executor.finished:
-        if not executor.step():
-            _wait(executor, policy)
-        policy.alive()
-    finished_s = time.perf_counter()
-    _drain(executor, policy)
-    return finished_s - started_s
-
-
-def _wait(executor: Executor, policy: WaitPolicy) -> None:
-    started_s = now_s = time.perf_counter()
-    while not executor.poll():
-        now_s = time.perf_counter()
-        _pause(executor, policy, now_s - started_s)
-    executor.clock.wait_s += time.perf_counter() - started_s
-
-
-def _drain(executor: Executor, policy: WaitPolicy) -> None:
-    started_s = time.perf_counter()
-    while not executor.sends_complete:
-        _pause(executor, policy, time.perf_counter() - started_s)
-
-
-def _pause(executor: Executor, policy: WaitPolicy, waited_s: float) -> None:
-    policy.alive()
-    if waited_s > policy.timeout_s:
-        raise StallError(
-            f"no message has moved for {policy.timeout_s:g} s (--timeout): "
-            f"{executor.waiting_for()}",
-            waits_for=executor.awaited_rank(),
-        )
-    if waited_s < policy.yield_s:
-        os.sched_yield()
-    else:
-        policy.sleep(policy.pause_s)
+    def _pause(self, waited_s: float, executor: Executor) -> None:
+        self.alive()
+        if waited_s > self.timeout_s:
+            raise StallError(
+                f"no message has moved for {self.timeout_s:g} s (--timeout): "
+                f"{executor.waiting_for()}",
+                waits_for=executor.awaited_rank(),
+            )
+        if waited_s < self.spin_s:
+            return
+        if waited_s < self.spin_s + self.yield_s:
+            os.sched_yield()
+        else:
+            self.sleep(self.pause_s)
