@@ -180,13 +180,24 @@ def test_graphs_read_back() -> None:
 
 
 def test_every_sort_of_argument_reads_back() -> None:
-    spec = TensorSpec((2, 3), "float32", 0, "float16")
+    spec = TensorSpec((2, 3), "float32", 0, "float16", (1, 0))
     args = (
         ("inf", float("-inf")), ("one", 1), ("true", True), ("half", 0.1), ("none", None),
         ("complex", 1 + 2j), ("text", "é"), ("weight", Weight("w")),
         ("type", Symbol("dtype", "float32")), ("nested", ((1, Weight("w")), ())),
     )  # fmt: skip
-    layer = Layer("l", "compute", (), (Step("aten.x.default", args, spec, 1),), spec, 2, True)
+    layer = Layer(
+        "l",
+        "compute",
+        (),
+        (Step("aten.x.default", args, spec, 1),),
+        spec,
+        2,
+        True,
+        "sum",
+        5,
+        "inputs",
+    )
     graph = Graph("g", (layer,), (("w", spec),), ("y",))
     found = graph_from_json(graph_to_json(graph))
     assert found == graph

@@ -50,18 +50,19 @@ def graph_from_json(text: str) -> Graph:
 
 
 def _spec(spec: TensorSpec) -> _Json:
-    return [spec.shape, spec.dtype, spec.axis, spec.wire]
+    return [spec.shape, spec.dtype, spec.axis, spec.wire, spec.order]
 
 
 def _read_spec(value: _Json) -> TensorSpec:
-    shape, dtype, axis, wire = value
-    return TensorSpec(tuple(shape), dtype, axis, wire)
+    shape, dtype, axis, wire, order = value
+    return TensorSpec(tuple(shape), dtype, axis, wire, None if order is None else tuple(order))
 
 
 def _layer(layer: Layer) -> _Json:
     return [
         layer.name, layer.kind, layer.inputs, [_step(step) for step in layer.steps],
         _spec(layer.out), layer.rows, layer.divisible, layer.combine, layer.macs,
+        layer.divided,
     ]  # fmt: skip
 
 
