@@ -218,13 +218,18 @@ def series(
 
 def _encoded(job: Sequence[object] | Sabotaged) -> list[object]:
     if isinstance(job, Sabotaged):
-        return [[*QUICK, *map(str, job.options)], [job.rank, job.how]]
-    return [[*QUICK, *map(str, job)], None]
+        return [_quick(job.options), [job.rank, job.how]]
+    return [_quick(job), None]
+
+
+def _quick(options: Sequence[object]) -> list[str]:
+    """The options of a job that does not search for long, if it makes a plan at all."""
+    return [*([] if "--plan" in options else QUICK), *map(str, options)]
 
 
 def local(ranks: int, *options: object) -> list[str]:
     """The command ``launch/local`` with these options."""
-    return [LOCAL, str(ranks), *QUICK, *map(str, options)]
+    return [LOCAL, str(ranks), *_quick(options)]
 
 
 def sabotaged(how: str) -> list[str]:

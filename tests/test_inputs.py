@@ -30,7 +30,7 @@ from edgeflow_mpi.model.images import (
     read_image,
     sample_photos,
 )
-from edgeflow_mpi.model.inputs import load_inputs
+from edgeflow_mpi.model.inputs import check_readable, load_inputs
 from edgeflow_mpi.model.load import LoadedModel
 from edgeflow_mpi.model.torchvision_compat import import_torchvision
 
@@ -211,6 +211,7 @@ def test_batches_are_filled_with_the_last_image(tmp_path: Path) -> None:
     first, second = load_inputs(paths, model)
     assert first.name == "0.png … 2.png"
     assert second.name == "3.png … 4.png (the last image 2 times, to fill the batch of 3)"
+    assert (first.samples, second.samples) == (None, 2)
     reds = [request.tensors[0][:, 0, 0, 0] for request in (first, second)]
     torch.testing.assert_close(reds[0], torch.tensor([0.0, 0.2, 0.4]))
     torch.testing.assert_close(reds[1], torch.tensor([0.6, 0.8, 0.8]))
@@ -374,3 +375,16 @@ def test_missing_photographs_are_explained(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(images.importlib.util, "find_spec", lambda _name: None)
     with pytest.raises(InputError, match="install scikit-learn, or name an image with --input"):
         sample_photos()
+
+
+def test_files_that_cannot_be_read_are_found_before_there_is_a_model(tmp_path: Path) -> None:
+    picture, array = tmp_path / "red.png", tmp_path / "x.npy"
+    Image.new("RGB", (6, 4), RED).save(picture)
+    np.save(array, np.zeros(3))
+    check_readable([tmp_path, picture, array])
+    for path, content in ((picture, picture.read_bytes()[:20]), (array, b"no numbers")):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=re.escape(path.name)):
+            check_readable([path])
+    with pytest.raises(InputError, match="there is no input"):
+        check_readable([tmp_path / "none.npz"])

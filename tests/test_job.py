@@ -90,6 +90,8 @@ def three(folder: Path, two: dict[str, Done]) -> dict[str, Done]:
             **{name: (*PAIR, *CHECKED, "--partitioner", name) for name in PARTITIONERS},
             "pair": (*PAIR, *EQUAL, "--json", "pair.json", "--output", "pair.npz"),
             "divided": (*PAIR, *CHECKED, "--plan", "divided.txt", "--save-plan", "again.txt"),
+            "gather": (*PAIR, *CHECKED, "--partitioner", "gather", "--save-plan", "gather.txt"),
+            "gathered": (*PAIR, *CHECKED, "--plan", "gather.txt"),
             "plan of two": (*TINY, "--plan", "plan.txt"),
             "profile of two": (*TINY, "--profile", "profile.yaml"),
             "googlenet": (*torchvision("googlenet"), "--verify", *EQUAL),
@@ -209,7 +211,7 @@ def test_a_saved_plan_gives_the_same_answer_bit_by_bit(folder: Path, two: dict[s
 def test_a_saved_profile_is_used_and_nothing_else(folder: Path, two: dict[str, Done]) -> None:
     two["profile"].success()
     assert "measured" not in two["profile"].stderr
-    assert not (folder / "unused").exists()
+    assert not (folder / "unused" / "profile").exists()
 
 
 def test_a_folder_of_images(folder: Path, two: dict[str, Done]) -> None:
@@ -270,6 +272,11 @@ def test_a_plan_that_divides_channels_is_run(folder: Path, three: dict[str, Done
     assert (folder / "again.txt").read_text() == (folder / "divided.txt").read_text()
 
 
+def test_a_saved_plan_with_relays_is_run(folder: Path, three: dict[str, Done]) -> None:
+    assert ".relay" in (folder / "gather.txt").read_text()
+    assert "partitioner gather" in right(three["gathered"])
+
+
 def test_an_inception_network_of_torchvision(three: dict[str, Done]) -> None:
     right(three["googlenet"])
 
@@ -288,6 +295,8 @@ def test_an_inception_network_of_torchvision(three: dict[str, Done]) -> None:
 )
 def test_altered_files_are_refused(name: str, words: str, altered: dict[str, Done]) -> None:
     assert words in altered[name].failure()
+    if not name.startswith("profile"):
+        assert "measured" not in altered[name].stderr
 
 
 def test_a_plan_for_other_ranks_is_refused(three: dict[str, Done]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.jobs import Done, finished, local, series
 
@@ -37,6 +38,8 @@ MISUSED: Mapping[str, tuple[Sequence[object], str]] = {
     "time that is no number": (("--timeout", "nan"), "--timeout: nan is not a positive"),
     "unknown partitioner": (("--partitioner", "lpp"), "invalid choice: 'lpp' (choose from"),
     "profile and measuring": (("--profile", "p", "--remeasure"), "leave one out"),
+    "plan and partitioner": (("--plan", "p", "--partitioner", "lp"), "--partitioner is about"),
+    "plan and search": (("--plan", "p", "--plan-seconds", 3), "--plan-seconds is about making"),
 }
 
 REFUSED: Mapping[str, tuple[Sequence[object], str]] = {
@@ -80,7 +83,7 @@ REFUSED: Mapping[str, tuple[Sequence[object], str]] = {
     "values that are not finite": ((*TINY, "--input", "nan.npz"), "values that are not finite"),
     "array of another name": ((*TINY, "--input", "names.npz"), "has the arrays a, b, and"),
     "image for a table": (
-        model("unlike", "--input-shape", "1,5", "--input", "text.png"),
+        model("unlike", "--input-shape", "1,5", "--input", "red.png"),
         "which is not an image",
     ),
     "pixels for a table": (
@@ -99,6 +102,11 @@ REFUSED: Mapping[str, tuple[Sequence[object], str]] = {
     "fault where nothing travels": ((*TINY, "--plant-fault", "any"), "no layer does"),
 }
 
+# Found out before the model is loaded.
+EARLY = (
+    "no image", "folder without images", "text for an image", "damaged array", "no plan",
+    "no profile", "text for a plan",
+)  # fmt: skip
 # Found out only by the work itself.
 LATE = ("text for a profile", "fault where nothing travels")
 
@@ -110,6 +118,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "empty").mkdir()
     for name in ("garbage.pt2", "garbage.npz"):
         (place / name).write_bytes(b"garbage")
+    Image.new("RGB", (5, 4), (255, 0, 0)).save(place / "red.png")
     (place / "text.png").write_text("Call me Ishmael.\n")
     torch.save({"first.weight": torch.zeros(1)}, place / "other.pt")
     torch.save({"first.weight": torch.zeros(8, 3, 3, 3)}, place / "few.pt")
@@ -143,6 +152,8 @@ def test_what_cannot_be_used_is_one_sentence(name: str, outcomes: dict[str, Done
     assert outcomes[name].status == 1
     if name not in LATE:
         assert "measured" not in outcomes[name].stderr
+    if name in EARLY:
+        assert "construct" not in outcomes[name].stderr
 
 
 def test_a_sound_job_goes_well_after_all_these(outcomes: dict[str, Done]) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from edgeflow_mpi.errors import InputError, ModelError
+from edgeflow_mpi.model.exporting import decompose, export_module
 from edgeflow_mpi.model.images import GRAY, IMAGENET
 from edgeflow_mpi.model.load import InputShape, LoadedModel, load_model, parse_input_shape
 from edgeflow_mpi.progress import NoProgress
@@ -329,3 +330,24 @@ def test_an_image_too_small_for_the_model_is_one_sentence() -> None:
     with pytest.raises(ModelError, match="does not run on an input of 1x3x8x8") as caught:
         load("torchvision:squeezenet1_1", "1,3,8,8")
     assert "\n" not in str(caught.value)
+
+
+class Several(nn.Module):
+    """Operators of several results: one of them is used, or all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        left, right = torch.split(self.norms[0](x), 2, 1)
+        return torch.cat((right, left), 1), self.norms[1](x)
+
+
+def test_results_have_the_names_of_their_operators() -> None:
+    program = decompose(export_module(Several().eval(), (torch.zeros(1, 4, 3, 3),), "m"), "m")
+    names = [node.name for node in program.graph.nodes if node.op == "call_function"]
+    assert not [name for name in names if "getitem" in name]
+    assert {"batch_norm", "batch_norm_1", "split_part0", "split_part1", "cat"} <= set(names)
+    outputs = [spec.arg.name for spec in program.graph_signature.output_specs]
+    assert outputs == ["cat", "batch_norm_1"]

@@ -38,7 +38,7 @@ from edgeflow_mpi.job.setup import (
     versions,
 )
 from edgeflow_mpi.job.waiting import progress_thread
-from edgeflow_mpi.report.answers import describe_answers, save_outputs
+from edgeflow_mpi.report.answers import describe_answers, own_samples, save_outputs
 from edgeflow_mpi.report.results import (
     Latency,
     RankStats,
@@ -92,7 +92,7 @@ def run_job(context: Context, open_transport: OpenTransport) -> int:
     options = context.options
     hosts = check_ranks_agree(context)
     saved = check_files(context)
-    task = load_task(context)
+    task = load_task(context, saved)
     wants_profile = (
         options.plan is None
         or options.baseline
@@ -276,11 +276,12 @@ def _present(context: Context, task: Task, ours: Measured, report: RunReport) ->
     options = context.options
     assert task.model is not None
     # The answer first: a full disk must not cost it.
-    print(describe_answers(task.model, task.requests, ours.answers))
+    answers = [own_samples(*pair) for pair in zip(task.requests, ours.answers, strict=True)]
+    print(describe_answers(task.model, task.requests, answers))
     print()
     print(summary(report), flush=True)
     if options.output is not None:
-        save_outputs(options.output, task.graph.output_names, ours.answers)
+        save_outputs(options.output, task.graph.output_names, answers)
     if options.json is not None:
         write_json(report, options.json)
     if report.verification is not None and not report.verification.passed:

@@ -17,6 +17,8 @@ PARTITIONERS = (
     "one-shot", "random",
 )  # fmt: skip
 """Those of :mod:`edgeflow_mpi.partition.search`, which takes too long to import."""
+PLAN_SECONDS = 10.0
+_PLANNING = ("--partitioner", "--plan-seconds", "--plan-simulations")
 
 
 @dataclass(frozen=True)
@@ -134,12 +136,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     how = parser.add_argument_group("plan")
     how.add_argument(
-        "--partitioner", default="joint", choices=PARTITIONERS,
-        help="how rows are divided (default: %(default)s)",
+        "--partitioner", choices=PARTITIONERS,
+        help=f"how rows are divided (default: {PARTITIONERS[0]})",
     )  # fmt: skip
     how.add_argument(
-        "--plan-seconds", type=_seconds, default=10.0, metavar="S",
-        help="how long the joint partitioner may search at most (default: %(default)s s)",
+        "--plan-seconds", type=_seconds, metavar="S",
+        help=f"how long the joint partitioner may search at most (default: {PLAN_SECONDS:g} s)",
     )  # fmt: skip
     how.add_argument(
         "--plan-simulations", type=_positive, metavar="N",
@@ -240,6 +242,15 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
     values = vars(build_parser().parse_args(argv))
     values["input_shapes"] = tuple(values["input_shapes"])
     values["inputs"] = tuple(values["inputs"])
+    if values["plan"] is not None:
+        given = [name for name in _PLANNING if values[name[2:].replace("-", "_")] is not None]
+        if given:
+            raise InputError(
+                f"--plan runs a plan that is made already, and {given[0]} is about making one: "
+                "leave one out"
+            )
+    values["partitioner"] = values["partitioner"] or PARTITIONERS[0]
+    values["plan_seconds"] = values["plan_seconds"] or PLAN_SECONDS
     if values["profile"] is not None and values["remeasure"]:
         raise InputError("--profile means not to measure and --remeasure to measure: leave one out")
     if values["cache"] is not None and not values["caching"]:

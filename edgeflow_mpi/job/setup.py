@@ -35,7 +35,7 @@ from edgeflow_mpi.job.options import Options
 from edgeflow_mpi.job.planning import plan_for
 from edgeflow_mpi.model.images import normalised
 from edgeflow_mpi.model.info import ModelInfo
-from edgeflow_mpi.model.inputs import Request, load_inputs
+from edgeflow_mpi.model.inputs import Request, check_readable, load_inputs
 from edgeflow_mpi.partition.graphs import graph_for
 from edgeflow_mpi.report.files import require_writable
 from edgeflow_mpi.units.tables import UnitTables
@@ -143,9 +143,7 @@ def check_files(context: Context) -> UnitTables | None:
             for what, path in results.items():
                 if path is not None:
                     require_writable(path, what)
-            for path in options.inputs:
-                if not path.exists():
-                    raise InputError(f"there is no input {path}")
+            check_readable(options.inputs)
             if options.profile is not None and not options.profile.is_file():
                 raise ProfileError(f"there is no profile {options.profile}")
             if options.plan is not None:
@@ -164,8 +162,12 @@ def versions(context: Context) -> dict[str, str]:
     }
 
 
-def load_task(context: Context) -> Task:
-    """Rank 0 loads and captures the model; every rank gets the graph, without weights."""
+def load_task(context: Context, saved: UnitTables | None = None) -> Task:
+    """Rank 0 loads and captures the model; every rank gets the graph, without weights.
+
+    The graph is the one that the plan is for, the one that is ``saved`` (on rank 0) or the one
+    that is asked for.
+    """
     options = context.options
     model: ModelInfo | None = None
     undivided: Callable[[], LoadedModel] | None = None
@@ -184,11 +186,16 @@ def load_task(context: Context) -> Task:
             graph, weights = with_pixels(graph, weights, how.mean, how.std)
             served = replace(model, inputs=(replace(model.inputs[0], dtype=torch.uint8),))
         requests = load_inputs(options.inputs or None, served)
-        return graph_for(options.partitioner, with_wire(graph, options.wire))
+        partitioner = options.partitioner if saved is None else saved.partitioner
+        return graph_for(partitioner, with_wire(graph, options.wire))
 
     with context.timed("capture"):
         graph = broadcast(context.comm, make, "loading the model")
     needs = Needs(graph)
+    with agreed(context.comm, "checking the plan"), context.timed("compile"):
+        if saved is not None:
+            own, its_needs = divided(graph, needs, saved.division)
+            verify_tables(own, its_needs, saved, tag_limit=context.tag_limit)
     emulator = _make_emulator(context, graph, needs)
     return Task(graph, needs, model, undivided, weights, requests, emulator)
 
@@ -257,17 +264,14 @@ def make_profile(context: Context, task: Task) -> Profile | None:
 def make_tables(
     context: Context, task: Task, profile: Profile | None, saved: UnitTables | None
 ) -> UnitTables:
-    """Unit tables, verified, on every rank: ``saved`` ones, or of the plan that is asked for."""
+    """Unit tables, verified, on every rank: ``saved`` ones, or of the plan that is asked for.
+
+    Saved ones must have gone through :func:`load_task`, which verifies them.
+    """
     options = context.options
 
     def make() -> UnitTables:
-        if saved is not None:
-            tables = saved
-            with context.timed("compile"):
-                own = task.divided(tables.division)
-                verify_tables(own.graph, own.needs, tables, tag_limit=context.tag_limit)
-        else:
-            tables = plan_tables(context, task, profile, options.partitioner)
+        tables = saved or plan_tables(context, task, profile, options.partitioner)
         if options.save_plan is not None:
             save_tables(tables, options.save_plan)
         return tables

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
 from collections.abc import Sequence
 
@@ -81,7 +82,31 @@ def decompose(program: ExportedProgram, name: str) -> ExportedProgram:
     if signature.user_inputs_to_mutate:
         changed = next(iter(signature.user_inputs_to_mutate.values()))
         raise ModelError(f"{name} writes into its input {changed}: let it work on a copy.")
+    _name_results(functional)
     return functional
+
+
+def _name_results(program: ExportedProgram) -> None:
+    """Call what is taken of an operator's several results by that operator, not ``getitem_5``.
+
+    Layers are shown under these names: ``batch_norm_2``, or ``split_part0`` and ``split_part1``.
+    """
+    taken = {node.name for node in program.graph.nodes}
+    renamed: dict[str, str] = {}
+    for call in program.graph.nodes:
+        results = [node for node in call.users if node.target is operator.getitem]
+        plain = call.name.removeprefix("_native_").removeprefix("native_")
+        plain = plain.replace("_legit_no_training", "")
+        for result in results:
+            alone = len(results) == 1 and plain != call.name
+            wanted = plain if alone else f"{plain}_part{result.args[1]}"
+            if wanted not in taken:
+                taken.add(wanted)
+                renamed[result.name] = wanted
+                result.name = wanted
+    for spec in program.graph_signature.output_specs:
+        if isinstance(spec.arg, TensorArgument):
+            spec.arg.name = renamed.get(spec.arg.name, spec.arg.name)
 
 
 def input_specs(program: ExportedProgram, name: str) -> tuple[InputSpec, ...]:

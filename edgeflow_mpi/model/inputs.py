@@ -21,6 +21,8 @@ from edgeflow_mpi.model.images import (
 from edgeflow_mpi.model.info import InputSpec, ModelInfo
 
 _SEED = 0
+_ARRAY_SUFFIXES = (".npy", ".npz")
+_IMAGES_CHECKED = 16
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,36 @@ class Request:
         Where they come from, for the printed result.
     tensors : tuple of torch.Tensor
         One per input of the model, contiguous, with its exact shape and type.
+    samples : int or None
+        How many samples of the batch are the user's, where they do not fill it.
     """
 
     name: str
     tensors: tuple[torch.Tensor, ...]
+    samples: int | None = None
+
+
+def check_readable(paths: Sequence[Path]) -> None:
+    """Find out what is wrong with files of inputs before there is a model that they must fit.
+
+    Every array is read, and of images as many as that is done for at once.
+
+    Raises
+    ------
+    InputError
+        Where one is missing or damaged.
+    """
+    checked = 0
+    for path in paths:
+        if path.suffix in _ARRAY_SUFFIXES and not path.is_dir():
+            _require_file(path)
+            _read_arrays(path)
+            continue
+        for image in _images_at(path):
+            if checked == _IMAGES_CHECKED:
+                return
+            read_image(image)
+            checked += 1
 
 
 def load_inputs(path: Path | Sequence[Path] | None, model: ModelInfo) -> tuple[Request, ...]:
@@ -67,7 +95,7 @@ def load_inputs(path: Path | Sequence[Path] | None, model: ModelInfo) -> tuple[R
     if path is None:
         return (_default_request(model),)
     paths = [path] if isinstance(path, Path) else list(path)
-    if len(paths) == 1 and paths[0].suffix in (".npy", ".npz"):
+    if len(paths) == 1 and paths[0].suffix in _ARRAY_SUFFIXES:
         return _array_requests(paths[0], model)
     return _image_requests([image for p in paths for image in _images_at(p)], model)
 
@@ -123,11 +151,12 @@ def _image_requests(paths: list[Path], model: ModelInfo) -> tuple[Request, ...]:
         group = paths[start : start + batch]
         samples = [_image_sample(p, spec, preprocessing) for p in group]
         name = group[0].name + (f" … {group[-1].name}" if len(group) > 1 else "")
-        if len(group) < batch:
-            times = batch - len(group) + 1
-            name += f" (the last image {times} times, to fill the batch of {batch})"
-            samples += samples[-1:] * (batch - len(group))
-        requests.append(Request(name, (torch.stack(samples),)))
+        missing = batch - len(group)
+        if missing:
+            name += f" (the last image {missing + 1} times, to fill the batch of {batch})"
+            samples += samples[-1:] * missing
+        own = len(group) if missing else None
+        requests.append(Request(name, (torch.stack(samples),), own))
     return tuple(requests)
 
 
@@ -138,8 +167,7 @@ def _image_sample(path: Path, spec: InputSpec, preprocessing: Preprocessing) -> 
 
 def _array_requests(path: Path, model: ModelInfo) -> tuple[Request, ...]:
     """Cut the arrays of a file into as many requests as they hold."""
-    if not path.is_file():
-        raise InputError(f"there is no input {path}.")
+    _require_file(path)
     arrays = _assign(_read_arrays(path), path, model)
     tensors = [_checked(a, spec, path) for a, spec in zip(arrays, model.inputs, strict=True)]
     counts = {
@@ -156,6 +184,11 @@ def _array_requests(path: Path, model: ModelInfo) -> tuple[Request, ...]:
         Request(f"{path.name}[{index}]", tuple(piece[index].clone() for piece in pieces))
         for index in range(count)
     )
+
+
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"there is no input {path}.")
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -41,6 +41,17 @@ def describe_answers(
     )
 
 
+def own_samples(request: Request, outputs: Outputs) -> Outputs:
+    """The outputs without those of samples that only fill the batch."""
+    if request.samples is None:
+        return outputs
+    batch = request.tensors[0].shape[0]
+    return tuple(
+        tensor[: request.samples] if tensor.dim() and tensor.shape[0] == batch else tensor
+        for tensor in outputs
+    )
+
+
 def answer_text(
     requests: Sequence[str],
     output_names: Sequence[str],

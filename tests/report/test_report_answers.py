@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from edgeflow_mpi.errors import InputError
-from edgeflow_mpi.report.answers import answer_text, save_outputs
+from edgeflow_mpi.model.inputs import Request
+from edgeflow_mpi.report.answers import answer_text, own_samples, save_outputs
 
 NAMES = ("cat", "dog", "fox", "owl", "giant panda", "zebra")
 # log of probabilities, so that softmax gives exactly these back
@@ -164,3 +165,12 @@ def test_bfloat16_is_saved_as_float32(tmp_path: Path) -> None:
 def test_outputs_that_cannot_be_saved_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^the output cannot be written to .*: there is no"):
         save_outputs(tmp_path / "no" / "o.npz", ("x",), [[torch.zeros(1)]])
+
+
+def test_what_only_fills_the_batch_is_no_answer() -> None:
+    inputs = (torch.zeros(3, 2),)
+    outputs = (torch.arange(6).reshape(3, 2), torch.tensor(1.0), torch.ones(2, 3))
+    assert own_samples(Request("whole", inputs), outputs) is outputs
+    first, *others = own_samples(Request("partly", inputs, 2), outputs)
+    assert first.tolist() == [[0, 1], [2, 3]]
+    assert [tensor.shape for tensor in others] == [(), (2, 3)]
