@@ -24,6 +24,7 @@ from edgeflow_mpi.job.serve import (
     measure,
     open_session,
     rank_stats,
+    rank_times,
     single_device_contenders,
     single_rank,
 )
@@ -39,6 +40,7 @@ from edgeflow_mpi.job.setup import (
 )
 from edgeflow_mpi.job.waiting import progress_thread
 from edgeflow_mpi.report.answers import describe_answers, own_samples, save_outputs
+from edgeflow_mpi.report.breakdown import RankTimes
 from edgeflow_mpi.report.results import (
     Latency,
     RankStats,
@@ -67,6 +69,7 @@ class _Served:
     stats: RankStats
     single: SingleDevice | None
     late: float | None
+    times: RankTimes | None
 
 
 @dataclass(frozen=True)
@@ -104,6 +107,7 @@ def run_job(context: Context, open_transport: OpenTransport) -> int:
     weights = hand_out_weights(context, task, tables, None, {})
     served = _serve(context, task, profile, tables, weights, hosts[context.rank], open_transport)
     per_rank = context.comm.gather(served.stats, root=0)
+    times = context.comm.gather(served.times, root=0) if context.options.breakdown else None
     verification = _verify(context, task, tables, weights, served.ours, open_transport)
     with agreed(context.comm, "reporting the result"):
         if context.first:
@@ -111,7 +115,7 @@ def run_job(context: Context, open_transport: OpenTransport) -> int:
                 context, task, tables, served.ours, per_rank, served.single, verification,
                 served.late,
             )  # fmt: skip
-            _present(context, task, served.ours, report)
+            _present(context, task, served.ours, replace(report, breakdown=tuple(times or ())))
     return 0
 
 
@@ -130,6 +134,7 @@ def _serve(
         session = open_session(
             context, task, tables, weights, open_transport,
             plant_fault=options.plant_fault, in_flight=options.in_flight, wait=options.wait,
+            metered=options.breakdown,
         )  # fmt: skip
     contenders = [Contender(session)]
     with context.timed(BASELINE):
@@ -150,7 +155,8 @@ def _serve(
         if context.first:
             alone = Latency(_ms(fastest(theirs).latencies_s))
             single = SingleDevice(alone.median_ms, baseline.rank)
-    return _Served(ours, rank_stats(context, session.graph, tables, ours, host), single, late)
+    stats = rank_stats(context, session.graph, tables, ours, host)
+    return _Served(ours, stats, single, late, rank_times(session))
 
 
 def _ms(seconds: tuple[float, ...]) -> tuple[float, ...]:

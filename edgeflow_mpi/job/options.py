@@ -59,6 +59,7 @@ class Options:
     in_flight: int = 1
     wait: str = "auto"
     progress_thread: str = "auto"
+    breakdown: bool = False
 
 
 class _Parser(argparse.ArgumentParser):
@@ -223,6 +224,11 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--plant-fault", metavar="LAYER",
         help="zero one halo row that LAYER receives (or 'any'), to see that --verify fails then",
+    )  # fmt: skip
+    check.add_argument(
+        "--breakdown", action="store_true",
+        help="where the time of every rank and unit goes: kernel, copies, messages, dispatch, "
+        "waiting",
     )  # fmt: skip
     check.add_argument("--json", type=Path, metavar="FILE", help="write the report as JSON")
     check.add_argument("--quiet", action="store_true", help="no progress, only the result")

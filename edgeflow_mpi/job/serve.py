@@ -19,6 +19,7 @@ from edgeflow_mpi.job.context import Context
 from edgeflow_mpi.job.setup import Task
 from edgeflow_mpi.job.waiting import describe, wait_policy
 from edgeflow_mpi.partition.flow import transfer_bytes
+from edgeflow_mpi.report.breakdown import RankTimes, UnitTimes
 from edgeflow_mpi.report.results import RankStats
 from edgeflow_mpi.runtime.distribute import distribute_weights
 from edgeflow_mpi.runtime.pace import Pace
@@ -97,6 +98,7 @@ def open_session(
     keep: bool = False,
     in_flight: int = 1,
     wait: str = "auto",
+    metered: bool = False,
 ) -> Session:
     """Prepare this rank's units; collective. ``plant_fault`` is for :func:`choose_fault`."""
     task = task.divided(tables.division)
@@ -117,7 +119,7 @@ def open_session(
         policy = wait_policy(context, wait, paced=pace is not None)
         session = Session(
             task.graph, task.needs, tables, context.rank, weights, transports, policy,
-            keep=keep, dropped=dropped, pace=pace,
+            metered=metered, keep=keep, dropped=dropped, pace=pace,
         )  # fmt: skip
     assert session is not None
     return session
@@ -279,6 +281,8 @@ class _Series:
                 if timed:
                     self._take(which, answer)
         next(answers, None)  # until what others need of this rank has been taken
+        if not timed and self._session.meter is not None:
+            self._session.meter.reset()
         if timed:
             self._served_s += time.perf_counter() - started_s
             self._compute_s += clock.compute_s
@@ -308,6 +312,18 @@ class _Series:
             self._session.in_flight,
             describe(self._session.policy),
         )
+
+
+def rank_times(session: Session) -> RankTimes | None:
+    """Where this rank's time went in its timed requests, if that was taken down."""
+    if session.meter is None:
+        return None
+    units = session.tables.ranks[session.rank]
+    times = []
+    for unit, spent in zip(units, session.meter.units_ms(), strict=True):
+        parts_ms: dict[str, float] = {str(part): ms for part, ms in spent.items()}
+        times.append(UnitTimes(unit.label, unit.operator, parts_ms))
+    return RankTimes(session.rank, tuple(times))
 
 
 @contextmanager
@@ -355,5 +371,5 @@ def rank_stats(
 
 __all__ = [
     "Contender", "Measured", "OpenTransport", "fits", "hand_out_weights", "lateness", "measure",
-    "open_session", "rank_stats", "single_rank",
+    "open_session", "rank_stats", "rank_times", "single_rank",
 ]  # fmt: skip

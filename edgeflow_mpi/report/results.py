@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgeflow_mpi.report.breakdown import RankTimes, breakdown_json
 from edgeflow_mpi.report.files import write_file
 from edgeflow_mpi.report.timings import Timings
 
@@ -282,6 +283,8 @@ class RunReport:
         Answers a second, over all timed requests.
     progress_thread : bool
         Whether messages over TCP moved while ranks computed.
+    breakdown : tuple of RankTimes
+        Where the time of every rank and unit went; empty where it was not taken down.
     """
 
     model: str
@@ -305,6 +308,7 @@ class RunReport:
     in_flight: int = 1
     throughput_per_s: float | None = None
     progress_thread: bool = False
+    breakdown: tuple[RankTimes, ...] = ()
 
     def __post_init__(self) -> None:
         if [stats.rank for stats in self.per_rank] != list(range(len(self.per_rank))):
@@ -395,6 +399,7 @@ def to_json(report: RunReport) -> Json:
         "in_flight": report.in_flight,
         "throughput_per_s": report.throughput_per_s,
         "progress_thread": report.progress_thread,
+        "breakdown": breakdown_json(report.breakdown) or None,
         "weights": report.weights_note,
         "random_weights": report.random_weights,
         "requests": list(report.requests),

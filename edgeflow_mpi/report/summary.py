@@ -6,6 +6,7 @@ import math
 import textwrap
 from collections.abc import Sequence
 
+from edgeflow_mpi.report.breakdown import breakdown_rows
 from edgeflow_mpi.report.results import (
     Difference,
     LayerComparison,
@@ -25,6 +26,10 @@ _TERMS = (
     "rows: the rank's share of the rows of all layers. compute: its time in units (a unit is a "
     "layer on some rows). waiting: its time with no unit ready, for messages of other ranks. "
     "sent, messages: to other ranks, for one request. memory: the process's peak."
+)
+_PARTS = (
+    "copy: tensors moved in the rank's own memory. messages: calls that start them or ask for "
+    "them. dispatch: the executor's work. a unit's own: these three, for one unit."
 )
 
 
@@ -51,6 +56,7 @@ def summary(report: RunReport) -> str:
     for label, text in facts:
         lines += _wrap(text, " " * (_LABEL + 2), f"  {label:{_LABEL}}") if text else []
     lines += ["", *rank_table(report.per_rank), *_wrap(_TERMS, "  ", "  ")]
+    lines += _breakdown(report)
     notes = [*_observations(report), *report.notes]
     if notes:
         lines += [""]
@@ -82,6 +88,17 @@ def rank_table(per_rank: Sequence[RankStats]) -> list[str]:
     longest = max(max(len(row[1]) for row in body) - max(excess, 0), _SHORTEST_HOST)
     body = [(row[0], _shortened(row[1], longest), *row[2:]) for row in body]
     return _table(head, body, left=(1,))
+
+
+def _breakdown(report: RunReport) -> list[str]:
+    """Where the time of ranks and units went, if that is known."""
+    if not report.breakdown:
+        return []
+    head, ranks, unit_head, units = breakdown_rows(report.breakdown)
+    units = [(_shortened(row[0], 36), *row[1:]) for row in units]
+    lines = ["", "  Milliseconds of one request:", *_table(head, ranks), *_wrap(_PARTS, "  ", "  ")]
+    return [*lines, "", "  Units with the most beside their kernels:",
+            *_table(unit_head, units, left=(0,))]  # fmt: skip
 
 
 def layer_report(comparison: LayerComparison, count: int = WORST_LAYERS) -> str:

@@ -24,6 +24,7 @@ from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.kernels.buffers import memory_format
 from edgeflow_mpi.kernels.engine import Kernel
 from edgeflow_mpi.kernels.prepare import prepare
+from edgeflow_mpi.runtime.meter import Meter, Part
 from edgeflow_mpi.runtime.pace import Pace
 from edgeflow_mpi.runtime.storage import Reader, Storage
 from edgeflow_mpi.runtime.transport import Transport
@@ -73,6 +74,7 @@ class Executor:
     pace : makes units take as long as on a slower device.
     shares : an executor of the same table whose kernels and clock are used, so that several
         requests can be under way at once.
+    meter : takes down what each unit's time is spent on.
 
     Attributes
     ----------
@@ -92,12 +94,14 @@ class Executor:
         dropped: Transfer | None = None,
         pace: Pace | None = None,
         shares: Executor | None = None,
+        meter: Meter | None = None,
     ) -> None:
+        self._meter = meter
         self.clock: Clock = Clock() if shares is None else shares.clock
         self._kernels: dict[int, Kernel] = {} if shares is None else shares._kernels
         self.storage = Storage(graph, units)
         self._graph = graph
-        self._transport = transport
+        self._transport = transport if meter is None else meter.over(transport)
         self._dropped = dropped
         self._pace = pace
         self._request: Mapping[str, Tensor] = {}
@@ -107,6 +111,7 @@ class Executor:
         self._unpacks: list[Callable[[], object] | None] = []
         self._tasks = self._prepare(needs, units, weights, keep)
         self._readers_of = self._waiters()
+        self._reads = Counter(name for task in self._tasks for name in task.reads)
         self._unread: Counter[str] = Counter()
         self._missing_local: list[int] = []
         self._missing_remote: list[int] = []
@@ -137,7 +142,7 @@ class Executor:
                         region = self.storage.region(transfer)
                         incoming[transfer] = self._transport.open_receive(transfer, region)
                         self._receives.append(transfer)
-                        self._unpacks.append(self.storage.conversion(transfer))
+                        self._unpacks.append(self._conversion(transfer))
         tasks = []
         for i, unit in enumerate(units):
             transfers = {incoming[t] for need in unit.requirements for t in need.transfers}
@@ -146,7 +151,7 @@ class Executor:
                     unit,
                     tuple(self.storage.reader(n.producer, n.rows) for n in unit.requirements),
                     self._compute(needs, unit, weights),
-                    tuple(pack for t in unit.forwards if (pack := self.storage.conversion(t))),
+                    tuple(pack for t in unit.forwards if (pack := self._conversion(t))),
                     tuple(self._open_send(transfer) for transfer in unit.forwards),
                     tuple(feeds[i]),
                     () if keep else tuple(need.producer for need in unit.requirements),
@@ -168,23 +173,33 @@ class Executor:
         write, place = self.storage.writer(unit), self.storage.place(unit)
         if layer.kind == "input":
             if place is not None:
-                return lambda: place.copy_(self._request[layer.name])
+                return self._metered("copy", lambda: place.copy_(self._request[layer.name]))
             form = memory_format(layer.out)
-            return lambda: write(self._request[layer.name].contiguous(memory_format=form))
+            return self._metered(
+                "copy", lambda: write(self._request[layer.name].contiguous(memory_format=form))
+            )
         if layer.kind == "output":
 
             def answer(tensor: Tensor) -> None:
                 self._outputs[layer.name] = tensor.clone(memory_format=torch.contiguous_format)
                 write(self._outputs[layer.name])
 
-            return answer
+            return self._metered("copy", answer)
         if unit.index not in self._kernels:
             self._kernels[unit.index] = prepare(self._graph, layer, unit.rows, weights, needs)
         kernel = self._kernels[unit.index]
         if place is not None and kernel.into is not None:
-            return self._paced(unit, partial(kernel.into, place))
-        run = self._paced(unit, kernel.run)
+            return self._metered("kernel", self._paced(unit, partial(kernel.into, place)))
+        run = self._metered("kernel", self._paced(unit, kernel.run))
+        write = self._metered("copy", write)
         return lambda *inputs: write(run(*inputs))
+
+    def _conversion(self, transfer: Transfer) -> Callable[[], object] | None:
+        convert = self.storage.conversion(transfer)
+        return None if convert is None else self._metered("copy", convert)
+
+    def _metered(self, part: Part, call: Callable[..., Any]) -> Callable[..., Any]:
+        return call if self._meter is None else self._meter.timed(part, call)
 
     def _paced(self, unit: Unit, kernel: Callable[..., Any]) -> Callable[..., Any]:
         return kernel if self._pace is None else self._pace.wrap(unit, kernel)
@@ -211,13 +226,15 @@ class Executor:
         self.rest()
         self.storage.clear()
         self._request, self._outputs = request, {}
-        self._unread = Counter(name for task in self._tasks for name in task.reads)
+        self._unread = self._reads.copy()
         self._missing_local = [task.needs_local for task in self._tasks]
         self._missing_remote = [len(task.needs_transfers) for task in self._tasks]
         self._here.clear()
         self._awaiting = {}
         self._ready = []
         self._left = len(self._tasks)
+        if self._meter is not None:
+            self._meter.begin()
         self._transport.start_receives()
         for i in range(len(self._tasks)):
             if self._missing_local[i] == 0:
@@ -265,6 +282,8 @@ class Executor:
         if not self._ready or self._before(self._ready[0]):
             self.poll()
         if not self._ready:
+            if self._meter is not None:
+                self._meter.idle()
             return False
         started_s = time.perf_counter()
         i = heapq.heappop(self._ready)
@@ -294,6 +313,8 @@ class Executor:
         ended_s = time.perf_counter()
         self._trace[i] = (started_s, ended_s)
         self.clock.compute_s += ended_s - started_s
+        if self._meter is not None:
+            self._meter.close(i, last=self._left == 0)
         return True
 
     def rest(self) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from edgeflow_mpi.runtime.executor import Executor
+from edgeflow_mpi.runtime.meter import Meter
 from edgeflow_mpi.runtime.waiting import WaitPolicy
 
 Tensor = torch.Tensor
@@ -41,9 +42,12 @@ class Pipeline:
     Every rank must have as many executors, and run as many requests, as every other.
     """
 
-    def __init__(self, executors: Sequence[Executor], policy: WaitPolicy) -> None:
+    def __init__(
+        self, executors: Sequence[Executor], policy: WaitPolicy, meter: Meter | None = None
+    ) -> None:
         self._executors = tuple(executors)
         self._policy = policy
+        self._meter = meter
 
     def run(self, requests: Sequence[Mapping[str, Tensor]]) -> Iterator[Finished]:
         """Run all of them, and give each when it is done, in their order.
@@ -98,7 +102,11 @@ class Pipeline:
             executor.rest()
         first = active[0] if active else blocked
         assert first is not None
-        first.clock.wait_s += self._policy.wait_until(moved, first)
+
+        def wait() -> float:
+            return self._policy.wait_until(moved, first)
+
+        first.clock.wait_s += wait() if self._meter is None else self._meter.waiting(wait)
 
 
 def _step(active: Sequence[Executor]) -> bool:

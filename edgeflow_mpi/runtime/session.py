@@ -11,6 +11,7 @@ from edgeflow_mpi.errors import InputError
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.runtime.executor import Clock, Executor
+from edgeflow_mpi.runtime.meter import Meter
 from edgeflow_mpi.runtime.pace import Pace
 from edgeflow_mpi.runtime.pipeline import Pipeline
 from edgeflow_mpi.runtime.transport import Transport
@@ -38,6 +39,7 @@ class Session:
     weights : the weights that this rank's units name.
     transports : channels of its own, once for each request that may be under way at once.
     policy : how to wait.
+    metered : take down what the time of every unit is spent on.
     dropped : see :class:`Executor`.
     keep, pace : see :class:`Executor`.
 
@@ -45,6 +47,7 @@ class Session:
     ----------
     executor : the first of them.
     policy : how they wait.
+    meter : where the time goes, if it is ``metered``.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Session:
         transports: Sequence[Transport],
         policy: WaitPolicy,
         *,
+        metered: bool = False,
         keep: bool = False,
         dropped: Transfer | None = None,
         pace: Pace | None = None,
@@ -65,14 +69,16 @@ class Session:
         self.tables = tables
         self.rank = rank
         self.pace, self.policy = pace, policy
+        self.meter = Meter(len(tables.ranks[rank])) if metered else None
         self._executors: list[Executor] = []
         for transport in transports:
             executor = Executor(
                 graph, needs, tables.ranks[rank], weights, transport,
                 keep=keep, dropped=dropped, pace=pace, shares=next(iter(self._executors), None),
+                meter=self.meter,
             )  # fmt: skip
             self._executors.append(executor)
-        self._pipeline = Pipeline(self._executors, policy)
+        self._pipeline = Pipeline(self._executors, policy, self.meter)
 
     @property
     def executor(self) -> Executor:
