@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -85,6 +87,8 @@ def main(
         if comm.Get_rank() == 0:
             print(text.getvalue(), end="") if wrong is None else _print(str(wrong))
         return 0 if wrong is None else MISUSED
+    if comm.Get_rank() == 0 and comm.Get_size() > 1:
+        _speak_when_told_to_stop(comm)
     try:
         return _start(comm, options, affinity, job, start, mpi_s)
     except EdgeflowError as error:
@@ -142,6 +146,7 @@ def _start(
 
 
 _LEAD_S = 0.2
+_SPOKEN_TAG = 11
 _INSTALL = "run ./launch/setup.sh on this machine, or install the missing package there"
 
 
@@ -157,10 +162,31 @@ def _abort(comm: Any, sentence: str) -> None:
         _print(sentence)
     else:
         _print(f"rank {rank} ({socket.gethostname()}): {sentence}")
+        if rank > 0:
+            comm.isend(None, dest=0, tag=_SPOKEN_TAG)
         # The launcher passes what ranks print and that one aborts on by different ways: let the
         # sentence arrive before the launcher's own banner.
         time.sleep(_LEAD_S)
         comm.Abort(FAILED)
+
+
+def _speak_when_told_to_stop(comm: Any) -> None:
+    """Where another rank was killed, the launcher's banner does not say what that may mean."""
+
+    def stop(number: int, frame: object) -> None:
+        spoken, until_s = False, time.monotonic() + _LEAD_S
+        with contextlib.suppress(Exception):  # whatever is left of MPI by now
+            while not spoken and time.monotonic() < until_s:
+                spoken = comm.iprobe(tag=_SPOKEN_TAG)
+        if not spoken:
+            _print(
+                "stopped by the launcher: another rank ended without a word, killed perhaps for "
+                "want of memory, or the job was cancelled"
+            )
+        os._exit(128 + number)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)
 
 
 def _traced(comm: Any, error: StallError, options: Options) -> str:

@@ -168,6 +168,8 @@ def test_a_rank_that_is_killed_ends_the_job(folder: Path) -> None:
     assert done.status != 0
     assert done.stdout == ""
     assert "signal 9" in done.stderr
+    assert len(done.sentences) == 1
+    assert "another rank ended without a word" in done.sentences[0]
     assert not done.left
     assert done.seconds < SECONDS
 
