@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from random import Random
 from threading import RLock
 
@@ -110,6 +111,19 @@ def test_every_request_has_its_own_answer(model: Model, in_flight: int, seed: in
             assert relative_error(answer.outputs, plain(model.module, image)) < 1e-5
             assert answer.latency_s > 0
     assert all(session.in_flight == in_flight for session in ranks)
+
+
+@pytest.mark.parametrize("in_flight", [1, 2])
+def test_ranks_without_units_wait_for_nothing(model: Model, in_flight: int) -> None:
+    plan = random_plan(model.graph, model.needs, 1, Random(0))
+    tables = compile_tables(model.graph, model.needs, plan)
+    tables = replace(tables, ranks=(*tables.ranks, ()))
+    networks = [MemoryNetwork(2) for _ in range(in_flight)]
+    idle = Session(
+        model.graph, model.needs, tables, 1, model.weights,
+        [network.transport(1) for network in networks], WaitPolicy(yield_s=0.0, timeout_s=0.05),
+    )  # fmt: skip
+    assert [answer.outputs for answer in idle.run_all([()] * 3)] == [()] * 3
 
 
 @pytest.mark.parametrize("in_flight", [1, 2])

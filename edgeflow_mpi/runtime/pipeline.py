@@ -70,7 +70,8 @@ class Pipeline:
                 self._at(begun).begin(requests[begun])
                 begun += 1
             active = [self._at(n) for n in range(done, begun)]
-            if not _step(active):
+            # A rank without units has finished what it has begun.
+            if not _step(active) and not (active and active[0].finished):
                 blocked = self._at(begun) if begun < min(done + slots, len(requests)) else None
                 self._wait(active, blocked)
             policy.alive()
