@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from random import Random
 
 import pytest
@@ -14,6 +15,7 @@ from edgeflow_mpi.runtime import pace
 from edgeflow_mpi.runtime.executor import Executor
 from edgeflow_mpi.runtime.memory import MemoryNetwork
 from edgeflow_mpi.runtime.pace import Pace
+from edgeflow_mpi.runtime.urgency import computing, urgent
 from edgeflow_mpi.units.compile import compile_tables
 from edgeflow_mpi.units.tables import Unit
 from tests.inprocess import build
@@ -39,7 +41,6 @@ class FakeTime:
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeTime:
     fake = FakeTime()
     monkeypatch.setattr(pace, "time", fake)
-    monkeypatch.setattr(pace.os, "sched_yield", lambda: fake.sleep(1e-6))
     return fake
 
 
@@ -78,6 +79,54 @@ def test_a_kernel_slower_than_the_device_counts_as_late(clock: FakeTime) -> None
     slow = Pace(lambda unit: 0.1)
     slow.wrap(UNIT, lambda: clock.sleep(0.3))()
     assert slow.late_s == pytest.approx(0.2, abs=1e-3)
+
+
+def test_results_are_recalled_where_requests_are_all_the_same(clock: FakeTime) -> None:
+    calls: list[torch.Tensor] = []
+
+    def kernel(x: torch.Tensor) -> torch.Tensor:
+        calls.append(x)
+        return x + 1
+
+    paced = Pace(lambda unit: 0.25, recall=True).wrap(UNIT, kernel)
+    x = torch.ones(3)
+    first = paced(x)
+    expected = first.clone()
+    first.zero_()  # memory that others may use again
+    assert torch.equal(paced(x), expected)
+    assert len(calls) == 1
+    assert clock.now_s == pytest.approx(100.5, abs=1e-4)
+
+
+def test_units_count_when_they_are_to(clock: FakeTime) -> None:
+    slow = Pace(lambda unit: 0.1)
+    paced = slow.wrap(UNIT, lambda: clock.sleep(0.3) or torch.ones(1))
+    slow.counts = False
+    paced()
+    assert (slow.units, slow.wanted_s) == (0, 0.0)
+    slow.counts = True
+    slow.rest()
+    paced()
+    slow.wrap(UNIT, lambda: torch.ones(1))()
+    assert (slow.units, slow.on_time) == (2, 0)
+    slow.rest()
+    slow.wrap(UNIT, lambda: torch.ones(1))()
+    assert (slow.units, slow.on_time) == (3, 1)
+
+
+def test_an_urgent_process_is_so_for_a_while_and_computes_less_urgently() -> None:
+    def policy() -> tuple[int, int]:
+        return os.sched_getscheduler(0), os.sched_getparam(0).sched_priority
+
+    before = policy()
+    with urgent():
+        inside = policy()
+        assert computing(policy) <= inside
+        assert policy() == inside
+    assert policy() == before
+    assert computing(policy) == before
+    # Not everybody may be urgent; who may not stays what he was.
+    assert inside == before or inside[0] == os.SCHED_FIFO
 
 
 def test_the_executor_paces_compute_units_and_rests_between_requests(clock: FakeTime) -> None:

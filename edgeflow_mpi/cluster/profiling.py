@@ -105,6 +105,7 @@ def emulated_profile(
     emulator: Emulator,
     *,
     from_cluster: bool,
+    links_from_cluster: bool,
     profile_path: Path | None,
     save_path: Path | None,
     progress: Progress,
@@ -115,6 +116,7 @@ def emulated_profile(
     ----------
     emulator : calibrated; the costs of layers are what its units take.
     from_cluster : whether to take all from the cluster file in place of measuring.
+    links_from_cluster : whether to take the links from it.
     profile_path, save_path : as in :func:`profile_for`.
     """
     hosts = [device.host for device in gather_devices(comm, 1)]
@@ -128,8 +130,10 @@ def emulated_profile(
         found = replace(cluster_profile(emulator.spec, graph), devices=devices)
     else:
         started_s = time.monotonic()
-        links = measure_links(comm, names=emulator.spec.names, progress=progress)
-        progress.say(f"  {len(links)} links measured: {time.monotonic() - started_s:.1f} s")
+        links = emulator.spec.links
+        if not links_from_cluster:
+            links = measure_links(comm, names=emulator.spec.names, progress=progress)
+            progress.say(f"  {len(links)} links measured: {time.monotonic() - started_s:.1f} s")
         found = Profile(
             model=graph.name,
             fingerprint=graph.fingerprint,
@@ -139,6 +143,7 @@ def emulated_profile(
             created=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             versions=_versions(),
             network=emulator.spec.network,
+            message_cpu_s=tuple(device.message_cpu_s for device in emulator.spec.devices),
         )
     with agreed(comm):
         if comm.Get_rank() == 0 and found is not None and save_path is not None:

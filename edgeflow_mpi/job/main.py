@@ -15,6 +15,7 @@ from edgeflow_mpi.job.check import verify_answers, verify_layers, with_layers
 from edgeflow_mpi.job.context import BASELINE, Context
 from edgeflow_mpi.job.serve import (
     Contender,
+    Lateness,
     Measured,
     OpenTransport,
     fastest,
@@ -68,7 +69,7 @@ class _Served:
     ours: Measured
     stats: RankStats
     single: SingleDevice | None
-    late: float | None
+    late: Lateness | None
     times: RankTimes | None
 
 
@@ -146,8 +147,8 @@ def _serve(
     with context.progress.step(f"{count} timed request{'s' * (count != 1)}{beside}"):
         ours, *theirs = measure(context, task, contenders)
     late = lateness(context, session)
-    if late is not None and late > _LATE:
-        context.warn(f"this machine was too busy: units ended {100 * late:.0f} % late")
+    if late is not None and late.late > _LATE:
+        context.warn(f"this machine was too busy: units ended {100 * late.late:.0f} % late")
     session.close()
     single = None
     if baseline is not None:
@@ -234,7 +235,7 @@ def make_report(
     per_rank: list[RankStats],
     single: SingleDevice | None,
     verification: Verification | None,
-    late: float | None = None,
+    late: Lateness | None = None,
 ) -> RunReport:
     """What rank 0 knows about a plan's timed requests."""
     assert task.model is not None
@@ -263,7 +264,7 @@ def make_report(
     )
 
 
-def _emulated(task: Task, late: float | None) -> str:
+def _emulated(task: Task, late: Lateness | None) -> str:
     """The devices that the ranks stood for, in one line."""
     if task.emulator is None:
         return ""
@@ -273,7 +274,12 @@ def _emulated(task: Task, late: float | None) -> str:
         "kernels": "kernels' own times, stretched",
         "stated": "times of units as the file states them",
     }[task.emulator.times]
-    ended = "" if late is None else f"; units ended {100 * late:.1f} % late"
+    ended = ""
+    if late is not None:
+        ended = (
+            f"; units ended {100 * late.late:.1f} % late, {100 * late.on_time:.0f} % of them by "
+            "no more than 3 %"
+        )
     return f"devices of {task.emulator.spec.name} ({listed} GFLOP/s), slowed down: {how}{ended}"
 
 

@@ -55,7 +55,9 @@ class Options:
     quiet: bool
     emulate: Path | None = None
     emulate_units: str = "kernels"
+    emulate_compute: str = "first"
     profile_from_cluster: bool = False
+    links_from_cluster: bool = False
     in_flight: int = 1
     wait: str = "auto"
     progress_thread: str = "auto"
@@ -209,8 +211,17 @@ def build_parser() -> argparse.ArgumentParser:
         "or what the file says for its multiply-adds (default: %(default)s)",
     )  # fmt: skip
     slow.add_argument(
+        "--emulate-compute", default="first", choices=("first", "every"),
+        help="in which requests units really compute: only in the first, which leaves the machine "
+        "to messages, as long as all are of one input, or in every one (default: %(default)s)",
+    )  # fmt: skip
+    slow.add_argument(
         "--profile-from-cluster", action="store_true",
         help="plan with what the file of --emulate says of devices and links; measure neither",
+    )  # fmt: skip
+    slow.add_argument(
+        "--links-from-cluster", action="store_true",
+        help="plan with what the file of --emulate says of links, and with units' own times",
     )  # fmt: skip
     check = parser.add_argument_group("check and report")
     check.add_argument(
@@ -261,10 +272,12 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
         raise InputError("--profile means not to measure and --remeasure to measure: leave one out")
     if values["cache"] is not None and not values["caching"]:
         raise InputError("--cache and --no-cache contradict each other: leave one out")
-    if values["emulate"] is None and values["profile_from_cluster"]:
-        raise InputError("--profile-from-cluster is about the file of --emulate, which is missing")
-    if values["profile_from_cluster"] and values["profile"] is not None:
-        raise InputError("--profile and --profile-from-cluster are two profiles: leave one out")
+    for name in ("profile_from_cluster", "links_from_cluster"):
+        option = "--" + name.replace("_", "-")
+        if values["emulate"] is None and values[name]:
+            raise InputError(f"{option} is about the file of --emulate, which is missing")
+        if values[name] and values["profile"] is not None:
+            raise InputError(f"--profile and {option} are two profiles: leave one out")
     if values["emulate"] is not None:
         if values["threads"] not in (None, 1):
             raise InputError(

@@ -24,6 +24,7 @@ from edgeflow_mpi.report.results import RankStats
 from edgeflow_mpi.runtime.distribute import distribute_weights
 from edgeflow_mpi.runtime.pace import Pace
 from edgeflow_mpi.runtime.session import Answer, Session, choose_fault
+from edgeflow_mpi.runtime.shared_weights import share_weights
 from edgeflow_mpi.runtime.transport import Transport
 from edgeflow_mpi.units.tables import Unit, UnitTables
 
@@ -79,9 +80,12 @@ def hand_out_weights(
     """This rank's weights for ``tables``; what ``had`` brought does not travel again."""
     with context.timed("distribute"), context.progress.step("weights to the ranks that need them"):
         held = task.weights if context.first else mine
-        found = distribute_weights(
-            context.comm, task.graph, tables, held, context.progress, had=had
-        )
+        if task.emulator is None:
+            found = distribute_weights(
+                context.comm, task.graph, tables, held, context.progress, had=had
+            )
+        else:
+            found = share_weights(context.comm, task.graph, tables, held, had=had)
         with agreed(context.comm):
             pass  # every rank has its own before any goes on
     return found
@@ -144,17 +148,35 @@ def _make_pace(context: Context, task: Task, tables: UnitTables) -> Pace | None:
         messages = len(taken) + len(unit.forwards)
         return emulator.seconds(rank, unit.layer, unit.rows.rows) + messages * message_s
 
-    return Pace(seconds)
+    return Pace(seconds, recall=_recalls(context, task))
 
 
-def lateness(context: Context, session: Session) -> float | None:
-    """By what share of their time paced units ended late, over all ranks; collective."""
-    if session.pace is None:
+def _recalls(context: Context, task: Task) -> bool:
+    """Whether units are computed in the first request only; collective."""
+    same = context.comm.bcast(len(task.requests) == 1, root=0)
+    return same and context.options.emulate_compute == "first"
+
+
+@dataclass(frozen=True)
+class Lateness:
+    """How exactly paced units took their devices' time, over all ranks.
+
+    ``late`` is by what share of their time they ended late, ``on_time`` the share of them that
+    ended late by no more than 3 % of theirs.
+    """
+
+    late: float
+    on_time: float
+
+
+def lateness(context: Context, session: Session) -> Lateness | None:
+    """None where units are not paced; collective."""
+    pace = session.pace
+    if pace is None:
         return None
-    spent: list[tuple[float, float]] = context.comm.allgather(
-        (session.pace.wanted_s, session.pace.late_s)
-    )
-    return sum(late for _, late in spent) / max(sum(wanted for wanted, _ in spent), 1e-9)
+    mine = (pace.wanted_s, pace.late_s, float(pace.units), float(pace.on_time))
+    wanted_s, late_s, units, on_time = map(sum, zip(*context.comm.allgather(mine), strict=True))
+    return Lateness(late_s / max(wanted_s, 1e-9), on_time / max(units, 1.0))
 
 
 def single_rank(graph: Graph, tables: UnitTables) -> int:
@@ -264,6 +286,8 @@ class _Series:
             pass
         clock = self._session.clock
         clock.reset()
+        if self._session.pace is not None:
+            self._session.pace.counts = timed
         first = len(self._latencies_s) if timed else 0
         chosen = [0] * count
         if self._context.first and timed:
@@ -370,6 +394,6 @@ def rank_stats(
 
 
 __all__ = [
-    "Contender", "Measured", "OpenTransport", "fits", "hand_out_weights", "lateness", "measure",
-    "open_session", "rank_stats", "rank_times", "single_rank",
+    "Contender", "Lateness", "Measured", "OpenTransport", "fits", "hand_out_weights", "lateness",
+    "measure", "open_session", "rank_stats", "rank_times", "single_rank",
 ]  # fmt: skip

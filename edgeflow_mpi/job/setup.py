@@ -245,6 +245,7 @@ def make_profile(context: Context, task: Task) -> Profile | None:
                 task.graph,
                 task.emulator,
                 from_cluster=options.profile_from_cluster,
+                links_from_cluster=options.links_from_cluster,
                 profile_path=options.profile,
                 save_path=options.save_profile,
                 progress=context.progress,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
 
 from edgeflow_mpi.cluster.mpi_env import PROGRESS_THREAD, place_in_job
 from edgeflow_mpi.job.context import Context
-from edgeflow_mpi.runtime.pace import fine_timers, nap
+from edgeflow_mpi.runtime.pace import fine_timers
 from edgeflow_mpi.runtime.waiting import WaitPolicy
 
 _SPIN_S = 0.0002
 """A rank with a core of its own polls so long at first: most halos arrive within it."""
 _YIELD_S = 0.002
+_PACED_PAUSE_S = 100e-6
+"""Eight ranks that look more often leave two cores no time for their messages."""
 
 
 def wait_policy(context: Context, strategy: str, *, paced: bool = False) -> WaitPolicy:
@@ -21,21 +22,23 @@ def wait_policy(context: Context, strategy: str, *, paced: bool = False) -> Wait
 
     Parameters
     ----------
-    paced : whether the rank stands for a slower device; such ranks share cores and must not
-        poll for each other's time.
+    paced : whether the rank stands for a slower device; such ranks share cores, are urgent
+        (:mod:`edgeflow_mpi.runtime.urgency`), and sleep whatever the strategy: one that polled
+        would let none of the others run.
 
     Notes
     -----
     Whatever ``auto`` begins with, in the end it sleeps: a rank that has nothing to do for long
     leaves its core to who computes, and to the progress thread of its own process.
     """
-    sleep: Callable[[float], None] = nap if paced else WaitPolicy.sleep
+    if paced:
+        strategy = "sleep"
     spin_s = yield_s = 0.0
     if strategy == "spin":
         spin_s = math.inf
     elif strategy == "yield":
         yield_s = math.inf
-    elif strategy == "auto" and not paced:
+    elif strategy == "auto":
         spins = not context.affinity.shared and not place_in_job().spans_hosts
         spin_s, yield_s = _SPIN_S if spins else 0.0, _YIELD_S
     fine_timers()
@@ -44,7 +47,7 @@ def wait_policy(context: Context, strategy: str, *, paced: bool = False) -> Wait
         yield_s=yield_s,
         timeout_s=context.options.timeout_s,
         alive=context.pulse.beat,
-        sleep=sleep,
+        pause_s=_PACED_PAUSE_S if paced else WaitPolicy.pause_s,
     )
 
 

@@ -92,18 +92,18 @@ def distribute_weights(
         if rank in ranks:
             mine[name] = tensor
         if len(ranks) == tables.size:
-            comm.Bcast(_bytes(tensor), root=0)
+            comm.Bcast(memory_of(tensor), root=0)
         elif rank == 0:
             for other in ranks:
                 if other != 0:
-                    comm.Send(_bytes(tensor), dest=other, tag=_WEIGHT_TAG)
+                    comm.Send(memory_of(tensor), dest=other, tag=_WEIGHT_TAG)
         elif rank in ranks:
-            comm.Recv(_bytes(tensor), source=0, tag=_WEIGHT_TAG)
+            comm.Recv(memory_of(tensor), source=0, tag=_WEIGHT_TAG)
         done += spec.size_bytes
         progress.update(f"weights sent: {done / 1e6:.0f} of {total / 1e6:.0f} MB")
     return mine
 
 
-def _bytes(tensor: Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-    """The tensor's memory."""
+def memory_of(tensor: Tensor) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    """A contiguous tensor's memory, as bytes."""
     return tensor.reshape(-1).view(torch.uint8).numpy()

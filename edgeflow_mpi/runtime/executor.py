@@ -188,10 +188,11 @@ class Executor:
         if unit.index not in self._kernels:
             self._kernels[unit.index] = prepare(self._graph, layer, unit.rows, weights, needs)
         kernel = self._kernels[unit.index]
-        if place is not None and kernel.into is not None:
-            return self._metered("kernel", self._paced(unit, partial(kernel.into, place)))
-        run = self._metered("kernel", self._paced(unit, kernel.run))
-        write = self._metered("copy", write)
+        # A paced unit remembers its result, which must not be in memory that is used again.
+        run = kernel.run if self._pace is None else self._pace.wrap(unit, kernel.run)
+        if place is not None and kernel.into is not None and self._pace is None:
+            return self._metered("kernel", partial(kernel.into, place))
+        run, write = self._metered("kernel", run), self._metered("copy", write)
         return lambda *inputs: write(run(*inputs))
 
     def _conversion(self, transfer: Transfer) -> Callable[[], object] | None:
@@ -200,9 +201,6 @@ class Executor:
 
     def _metered(self, part: Part, call: Callable[..., Any]) -> Callable[..., Any]:
         return call if self._meter is None else self._meter.timed(part, call)
-
-    def _paced(self, unit: Unit, kernel: Callable[..., Any]) -> Callable[..., Any]:
-        return kernel if self._pace is None else self._pace.wrap(unit, kernel)
 
     def _waiters(self) -> Mapping[int, tuple[int, ...]]:
         """Receive handle -> tasks that need it."""

@@ -6,16 +6,19 @@ Messages move meanwhile as they do while a rank computes: by the progress thread
 from __future__ import annotations
 
 import ctypes
-import os
 import time
 from collections.abc import Callable
-from typing import Any
 
+import torch
+
+from edgeflow_mpi.runtime.urgency import computing
 from edgeflow_mpi.units.tables import Unit
 
+Tensor = torch.Tensor
+
 _PR_SET_TIMERSLACK = 29
-_ROOT = hasattr(os, "SCHED_FIFO") and os.geteuid() == 0
-_SPIN_S = 80e-6  # a sleeper of this machine wakes up about so much too late
+TOLERANCE = 0.03
+_SPIN_S = 30e-6  # a sleeper wakes up about so much too late
 
 
 class Pace:
@@ -28,14 +31,23 @@ class Pace:
     Parameters
     ----------
     seconds : what a unit is to take.
+    recall : compute every unit once and have the same result ever after, for requests that are
+        all the same. Eight ranks that share two cores and their caches cannot compute for eight
+        devices at once; what they can do is to wait and to pass messages.
 
     Attributes
     ----------
     wanted_s, late_s : what units were to take since the start, and by how much they ended late.
+    units, on_time : how many have run, and how many of them ended late by no more than
+        :data:`TOLERANCE` of their time.
+    counts : whether units are counted now.
     """
 
-    def __init__(self, seconds: Callable[[Unit], float]) -> None:
+    def __init__(self, seconds: Callable[[Unit], float], *, recall: bool = False) -> None:
         self.wanted_s = self.late_s = 0.0
+        self.units = self.on_time = 0
+        self.counts = True
+        self._recall = recall
         self._seconds = seconds
         self._due_s: float | None = None
         fine_timers()
@@ -44,45 +56,41 @@ class Pace:
         """The rank has nothing to do: its next unit begins when it is called."""
         self._due_s = None
 
-    def wrap(self, unit: Unit, kernel: Callable[..., Any]) -> Callable[..., Any]:
+    def wrap(self, unit: Unit, kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
         """``kernel``, which then takes the unit's time."""
         seconds = self._seconds(unit)
+        kept: list[Tensor] = []
 
-        def paced(*inputs: Any) -> Any:
+        def paced(*inputs: Tensor) -> Tensor:
             begun_s = time.perf_counter() if self._due_s is None else self._due_s
-            result = kernel(*inputs)
+            if kept:
+                result = kept[0]
+            else:
+                result = computing(kernel, *inputs)
+                if self._recall:
+                    kept.append(result.clone())
             due_s = self._due_s = begun_s + seconds
             sleep_until(due_s)
-            self.wanted_s += seconds
-            self.late_s += time.perf_counter() - due_s
+            if self.counts:
+                self._count(seconds, time.perf_counter() - due_s)
             return result
 
         return paced
 
-
-def nap(seconds: float) -> None:
-    """Sleep, and have a core at once when it is over, even if all are computing.
-
-    The kernel protects who computes for a slice of 1.4 ms on two cores, by which every unit and
-    every message would be late where devices share the cores. Only root may be so urgent.
-    """
-    if not _ROOT:
-        time.sleep(seconds)
-        return
-    os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    try:
-        time.sleep(seconds)
-    finally:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    def _count(self, seconds: float, late_s: float) -> None:
+        self.wanted_s += seconds
+        self.late_s += late_s
+        self.units += 1
+        self.on_time += late_s <= TOLERANCE * seconds
 
 
 def sleep_until(due_s: float) -> None:
     """Return at ``due_s`` of ``time.perf_counter``, or at once if that is past."""
     left_s = due_s - time.perf_counter()
     if left_s > _SPIN_S:
-        nap(left_s - _SPIN_S)
+        time.sleep(left_s - _SPIN_S)
     while time.perf_counter() < due_s:
-        os.sched_yield()
+        pass  # yielding would give the core to a rank that computes, for much longer
 
 
 def fine_timers() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from edgeflow_mpi.runtime.meter import Meter
 from edgeflow_mpi.runtime.pace import Pace
 from edgeflow_mpi.runtime.pipeline import Pipeline
 from edgeflow_mpi.runtime.transport import Transport
+from edgeflow_mpi.runtime.urgency import urgent
 from edgeflow_mpi.runtime.waiting import WaitPolicy
 from edgeflow_mpi.units.tables import Transfer, UnitTables
 
@@ -111,10 +113,12 @@ class Session:
         """
         names = [layer.name for layer in self.graph.inputs] if self.rank == 0 else []
         named = [dict(zip(names, tensors, strict=True)) for tensors in requests]
-        for finished in self._pipeline.run(named):
-            found = finished.outputs
-            outputs = tuple(found[out.name] for out in self.graph.outputs if out.name in found)
-            yield Answer(outputs, finished.latency_s)
+        # Ranks that stand for devices share the cores, which devices do not.
+        with nullcontext() if self.pace is None else urgent():
+            for finished in self._pipeline.run(named):
+                found = finished.outputs
+                outputs = tuple(found[out.name] for out in self.graph.outputs if out.name in found)
+                yield Answer(outputs, finished.latency_s)
 
     def close(self) -> None:
         for executor in self._executors:

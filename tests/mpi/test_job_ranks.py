@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from edgeflow_mpi.progress import NoProgress
 from edgeflow_mpi.run import main
 from edgeflow_mpi.runtime.distribute import distribute_weights
 from edgeflow_mpi.runtime.mpi import MpiTransport
+from edgeflow_mpi.runtime.shared_weights import share_weights
 from edgeflow_mpi.runtime.transport import Region
 from edgeflow_mpi.spans import Span
 from edgeflow_mpi.units.tables import Transfer, Unit, UnitTables
@@ -117,22 +120,28 @@ def tables_of(layers: list[list[str]]) -> UnitTables:
     return UnitTables("weights", "0", "test", None, ranks)
 
 
-def test_weights_go_to_the_ranks_that_need_them(comm: MPI.Intracomm) -> None:
+def send(comm: MPI.Intracomm, *args: Any, **had: Any) -> dict[str, torch.Tensor]:
+    return distribute_weights(comm, *args, NoProgress(), **had)
+
+
+@pytest.mark.parametrize("hand_out", [send, share_weights], ids=["messages", "shared memory"])
+def test_weights_go_to_the_ranks_that_need_them(
+    comm: MPI.Intracomm, hand_out: Callable[..., dict[str, torch.Tensor]]
+) -> None:
     graph, tensors = linear_graph()
     last = comm.size - 1
     wanted = [["layer_all"] for _ in range(comm.size)]
     wanted[last].append("layer_last")
     first = tables_of(wanted)
     held = tensors if comm.rank == 0 else {}
-    found = distribute_weights(comm, graph, first, held, NoProgress())
+    found = hand_out(comm, graph, first, held)
     names = ["all", "last"] if comm.rank == last else ["all"]
     assert list(found) == names
     assert all(torch.equal(found[name], tensors[name]) for name in names)
     # What a rank has already does not travel again, and "rest" goes to the last one alone.
     wanted[last].append("layer_rest")
-    second = distribute_weights(
-        comm, graph, tables_of(wanted), held if comm.rank == 0 else found, NoProgress(), had=first
-    )
+    held = held if comm.rank == 0 else found
+    second = hand_out(comm, graph, tables_of(wanted), held, had=first)
     names = ["all", "last", "rest"] if comm.rank == last else ["all"]
     assert list(second) == names
     assert all(torch.equal(second[name], tensors[name]) for name in names)
