@@ -62,18 +62,23 @@ def measure_cell(
     profile = make_profile(context, task)
     weights = _Weights(context, task)
 
-    def ready(name: str) -> _Ready:
+    def planned(name: str) -> tuple[Context, UnitTables, Mapping[str, Tensor]]:
         # A context of its own, so that the stages of one plan do not count for another.
         own = replace(context, timings_s=dict(context.timings_s))
         tables = broadcast(context.comm, lambda: plan_tables(own, task, profile, name))
-        held = weights.of(own, tables)
+        return own, tables, weights.of(own, tables)
+
+    def ready(name: str) -> _Ready:
+        own, tables, held = planned(name)
         return _Ready(own, tables, open_session(own, task, tables, held, open_transport))
 
     plans = [ready(name) for name in partitioners]
-    alone = ready("single")
-    device = single_rank(task.graph, alone.tables)
+    own, alone, held = planned("single")
+    device = single_rank(task.graph, alone)
     contenders = [Contender(plan.session) for plan in plans]
-    contenders += single_device_contenders(context, alone.session, device)
+    contenders += single_device_contenders(
+        context, device, lambda: open_session(own, task, alone, held, open_transport)
+    )
     measured = measure(context, task, contenders, rounds=-(-context.options.repeat // BLOCK))
     ours, theirs = measured[: len(plans)], measured[len(plans) :]
     per_rank = [

@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import nn
 
+from edgeflow_mpi.cluster.engines import engines_of_ranks
 from edgeflow_mpi.errors import InputError
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph, Layer
+from edgeflow_mpi.kernels import names
 from edgeflow_mpi.kernels.buffers import empty
 from edgeflow_mpi.kernels.engine import Kernel
 from edgeflow_mpi.kernels.llvm.available import available
@@ -20,6 +22,7 @@ from edgeflow_mpi.kernels.prepare import prepare
 from edgeflow_mpi.kernels.registry import ENGINES, usable_engines
 from edgeflow_mpi.spans import Span
 from tests.inprocess import build
+from tests.profile.profile_cases import on_ranks
 from tests.rule_checks import piece
 
 Tensor = torch.Tensor
@@ -167,3 +170,32 @@ def test_layers_of_several_steps_go_where_they_are_wanted(engine: str) -> None:
             in_place.add(kernel.name.rpartition("+")[2])
     assert "max_pool2d" not in in_place
     assert in_place & {"mul", "relu", "div"} if engine == "aten" else in_place
+
+
+def test_the_option_offers_the_engines_there_are() -> None:
+    assert tuple(ENGINES) == names.ENGINES
+
+
+class Absent(NumpyRelu):
+    """An engine that does not work on this machine."""
+
+    name = "absent"
+
+    def available(self) -> bool:
+        return False
+
+
+def test_ranks_without_an_engine_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENGINES, "absent", Absent())
+    model = build(Small(), IMAGE)
+    layer = next(layer for layer in model.graph.layers if layer.kind == "compute")
+    kernel = prepare(model.graph, layer, Span(0, 4), model.weights, model.needs, "absent")
+    assert kernel.engine in usable_engines()
+
+
+def test_an_engine_that_no_rank_has_is_refused_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ENGINES, "absent", Absent())
+    for outcome in on_ranks(2, lambda comm: engines_of_ranks(comm, "absent")):
+        assert isinstance(outcome, InputError)
+        assert str(outcome).startswith("engine absent works on no rank: ")
+    assert on_ranks(2, lambda comm: engines_of_ranks(comm, "aten")) == [(("aten",), ("aten",))] * 2

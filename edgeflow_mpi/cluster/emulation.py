@@ -33,12 +33,11 @@ from edgeflow_mpi.cluster.fit import fit_affine
 from edgeflow_mpi.cluster.measure import (
     centred,
     distinct_layers,
-    prepared_call,
-    random_weights,
     row_counts,
     time_calls,
 )
 from edgeflow_mpi.cluster.profile import Device, LayerCost
+from edgeflow_mpi.cluster.random_data import prepared_call, random_weights
 from edgeflow_mpi.errors import ClusterError
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph, Layer
@@ -230,7 +229,8 @@ class Emulator:
             try:
                 span = centred(layer.rows, rows) if layer.splits else Span.of(0, layer.rows)
                 weights = random_weights(self._graph, layer)
-                run = prepared_call(prepare, self._graph, layer, span, weights, self._needs)
+                kernel = prepare(self._graph, layer, span, weights, self._needs)
+                run = prepared_call(self._graph, layer, kernel)
                 run()
                 found[signature, rows] = time_calls(run, _WINDOW_S).cpu_s
             except Exception as raised:  # noqa: BLE001 (all ranks must learn of it)

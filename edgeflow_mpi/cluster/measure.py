@@ -4,9 +4,11 @@ All ranks measure the same layer with the same rows at the same time, because ra
 share a host will compete for its cores and its memory in the job as well. Between two calls
 some memory is read, because in the job a layer never runs twice in a row: with its weights
 and code still in the caches the layers of a small network look up to twice as fast as they
-are in their turn. Weights and inputs are random: times do not depend on the values, as long
-as they are ordinary numbers (denormals are slow, zeros may be fast). One layer's weights
-exist at a time.
+are in their turn. Weights and inputs are random; one layer's weights exist at a time.
+
+Several engines may be able to do a layer. Those that are near the best in a short trial
+(:mod:`edgeflow_mpi.cluster.trial`) are all measured, and the cost is the fastest one's, which
+the cost names.
 
 Ranks of one host that turn out to be alike are given the same costs, the means of theirs:
 else a plan would follow the noise, with breakpoints that wander and rows that travel for
@@ -18,8 +20,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import torch
 
@@ -27,12 +29,13 @@ from edgeflow_mpi.cluster.agree import agree
 from edgeflow_mpi.cluster.comm import Communicator
 from edgeflow_mpi.cluster.fit import fit_affine
 from edgeflow_mpi.cluster.profile import Device, LayerCost
+from edgeflow_mpi.cluster.random_data import random_weights
+from edgeflow_mpi.cluster.trial import Attempt, Candidate, Trial, close
 from edgeflow_mpi.errors import EdgeflowError, ProfileError
 from edgeflow_mpi.graph.needs import Needs
-from edgeflow_mpi.graph.types import Graph, Layer, TensorSpec
-from edgeflow_mpi.kernels import buffers
-from edgeflow_mpi.kernels.engine import Kernel
-from edgeflow_mpi.kernels.prepare import prepare
+from edgeflow_mpi.graph.types import Graph, Layer
+from edgeflow_mpi.kernels.names import DEFAULT
+from edgeflow_mpi.kernels.prepare import attempt
 from edgeflow_mpi.progress import Progress
 from edgeflow_mpi.spans import Span
 
@@ -40,21 +43,12 @@ _SHORTEST_WINDOW_S, _LONGEST_WINDOW_S = 0.003, 0.1
 _FEWEST_CALLS, _ENOUGH_CALLS = 2, 7
 _PATIENCE = 2  # windows to wait for enough calls; a slow device then makes do with the fewest
 _ALIKE = 0.15
-_BLOCK = 1 << 16
+_EQUAL = 1.05
 _COOLING_BYTES = 8 << 20  # more than a core's own caches, less than what takes long to read
 
 
-class Prepare(Protocol):
-    """How a kernel is made: :func:`edgeflow_mpi.kernels.prepare.prepare` or a stand-in."""
-
-    def __call__(
-        self,
-        graph: Graph,
-        layer: Layer,
-        rows: Span,
-        weights: Mapping[str, torch.Tensor],
-        needs: Needs,
-    ) -> Kernel: ...
+Key: TypeAlias = tuple[str, int, str]
+"""(signature, rows, engine): what a timing is of."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +81,8 @@ def measure_compute(
     *,
     progress: Progress,
     budget_s: float = 3.0,
-    prepare: Prepare = prepare,
+    engines: Sequence[str] = (DEFAULT,),
+    attempt: Attempt = attempt,
 ) -> Computation:
     """Measure every distinct compute layer on every rank; collective, same result everywhere.
 
@@ -105,7 +100,10 @@ def measure_compute(
         Seconds for the timed windows of all layers together. A window is between 3 and
         100 ms, but longer where kernels are slow (see :func:`time_calls`); making weights
         and kernels comes on top.
-    prepare
+    engines
+        Names of this rank's engines among which to find the fastest for every layer. A layer
+        that none of them can do is measured with the default engine.
+    attempt
         Makes the kernels.
 
     Returns
@@ -123,29 +121,34 @@ def measure_compute(
     windows = sum(len(rows) for rows in counts.values())
     window_s = min(max(budget_s / max(windows, 1), _SHORTEST_WINDOW_S), _LONGEST_WINDOW_S)
     cooling = torch.ones(_COOLING_BYTES // 4)
-    timings: dict[tuple[str, int], Timing] = {}
+    timings: dict[Key, Timing] = {}
     error: Exception | None = None
     for index, layer in enumerate(subjects, 1):
         progress.update(f"layer {index} of {len(subjects)}: {layer.name}")
         weights: dict[str, torch.Tensor] = {}
         signature = graph.signatures[layer.name]
+        trial = Trial(attempt, engines, graph, layer, needs)
         for rows in counts[layer.name]:
             span = centred(layer.rows, rows)
-            run: Callable[[], object] | None = None
+            found: tuple[Candidate, ...] = ()
             try:
                 if error is None:
                     weights = weights or random_weights(graph, layer)
-                    run = prepared_call(prepare, graph, layer, span, weights, needs)
-                    run()
+                    found = trial.candidates(span, weights, cooling.sum)
             except Exception as raised:  # noqa: BLE001 (all ranks must learn of it)
                 error = _explained(layer, span, raised)
-            # Besides agreeing, this starts the window on all ranks at the same time.
+            # Besides agreeing, this starts the windows on all ranks at the same time.
             agree(comm, error)
-            try:
-                if run is not None:
-                    timings[signature, rows] = time_calls(run, window_s, cooling.sum)
-            except Exception as raised:  # noqa: BLE001 (all ranks learn of it at the next point)
-                error = _explained(layer, span, raised)
+            mine = {candidate.engine: candidate for candidate in found}
+            timed = close(comm.allgather({name: one.trial_s for name, one in mine.items()}))
+            for engine in timed:
+                try:
+                    if error is None and engine in mine:
+                        timings[signature, rows, engine] = time_calls(
+                            mine[engine].run, window_s / len(timed), cooling.sum
+                        )
+                except Exception as raised:  # noqa: BLE001 (all ranks learn of it at the next point)
+                    error = _explained(layer, span, raised)
     agree(comm, error)
     own = points_of(timings, threads=torch.get_num_threads())
     kinds = [(device.host, device.cpu, device.threads) for device in devices]
@@ -215,13 +218,31 @@ def _enough(calls: int, passed_s: float, window_s: float) -> bool:
 
 @dataclass(frozen=True)
 class Points:
-    """One rank's results: (signature, rows) -> seconds, and the stretch that is in them."""
+    """One rank's results: what -> seconds, and the stretch that is in them."""
 
-    seconds: Mapping[tuple[str, int], float]
+    seconds: Mapping[Key, float]
     stretch: float
 
+    @property
+    def best(self) -> Mapping[tuple[str, int], tuple[float, str]]:
+        """(signature, rows) -> seconds of the fastest engine, and its name.
 
-def points_of(timings: Mapping[tuple[str, int], Timing], *, threads: int) -> Points:
+        Of engines that are equal but for noise it is the one that was tried first.
+        """
+        tried: dict[tuple[str, int], list[tuple[float, str]]] = {}
+        for (signature, rows, engine), seconds in self.seconds.items():
+            tried.setdefault((signature, rows), []).append((seconds, engine))
+        return {
+            key: next(one for one in found if one[0] <= _EQUAL * min(found)[0])
+            for key, found in tried.items()
+        }
+
+    @property
+    def total_s(self) -> float:
+        return sum(seconds for seconds, _ in self.best.values())
+
+
+def points_of(timings: Mapping[Key, Timing], *, threads: int) -> Points:
     """Seconds that stand for each timing of a rank with so many threads.
 
     A single-threaded kernel that runs for less than a scheduler's time slice is rarely
@@ -239,9 +260,10 @@ def points_of(timings: Mapping[tuple[str, int], Timing], *, threads: int) -> Poi
 def pooled(measured: Sequence[Points], kinds: Sequence[Hashable]) -> tuple[Points, ...]:
     """Means over the ranks of one kind whose total is within 15 % of their kind's median.
 
-    A rank that differs more, say because it was given a slower core, keeps its own.
+    A rank that differs more, say because it was given a slower core, keeps its own. Of what
+    only some of the ranks have measured, the mean is theirs.
     """
-    totals = [sum(points.seconds.values()) for points in measured]
+    totals = [points.total_s for points in measured]
     result = list(measured)
     for kind in dict.fromkeys(kinds):
         members = [rank for rank, other in enumerate(kinds) if other == kind]
@@ -250,7 +272,11 @@ def pooled(measured: Sequence[Points], kinds: Sequence[Hashable]) -> tuple[Point
         for rank in alike:
             result[rank] = Points(
                 {
-                    key: statistics.fmean(measured[other].seconds[key] for other in alike)
+                    key: statistics.fmean(
+                        measured[other].seconds[key]
+                        for other in alike
+                        if key in measured[other].seconds
+                    )
                     for key in measured[rank].seconds
                 },
                 statistics.fmean(measured[other].stretch for other in alike),
@@ -259,69 +285,17 @@ def pooled(measured: Sequence[Points], kinds: Sequence[Hashable]) -> tuple[Point
 
 
 def _costs(points: Points) -> dict[str, LayerCost]:
-    """Lines through the points of every signature."""
-    found: dict[str, list[tuple[int, float]]] = {}
-    for (signature, rows), seconds in points.seconds.items():
-        found.setdefault(signature, []).append((rows, seconds))
-    return {signature: fit_affine(pairs) for signature, pairs in found.items()}
-
-
-def prepared_call(
-    prepare: Prepare,
-    graph: Graph,
-    layer: Layer,
-    span: Span,
-    weights: Mapping[str, torch.Tensor],
-    needs: Needs,
-) -> Callable[[], object]:
-    """A call of the layer's kernel on random inputs of the right rows."""
-    kernel = prepare(graph, layer, span, weights, needs)
-    inputs = [
-        _random_input(graph.by_name[name], needed)
-        for name, needed in zip(layer.inputs, kernel.needs, strict=True)
-    ]
-
-    def run() -> object:
-        return kernel(*inputs)
-
-    return run
-
-
-def random_weights(graph: Graph, layer: Layer) -> dict[str, torch.Tensor]:
-    return {name: _random_weight(graph.weight_specs[name]) for name in layer.weights}
-
-
-def _random_weight(spec: TensorSpec) -> torch.Tensor:
-    """Normal, scaled so that activations keep their size; vectors (variances!) positive."""
-    tensor = _filled(torch.empty(spec.shape, dtype=getattr(torch, spec.dtype)))
-    if not tensor.is_floating_point():
-        return tensor
-    if tensor.ndim < 2:
-        return tensor.abs_().add_(0.5)
-    return tensor.mul_((tensor[0].numel() or 1) ** -0.5)
-
-
-def _random_input(producer: Layer, needed: Span) -> torch.Tensor:
-    # Of summands a kernel takes the combined whole.
-    rows = producer.out.rows if producer.combine else needed.rows
-    return _filled(buffers.empty(producer.out, rows))
-
-
-def _filled(tensor: torch.Tensor) -> torch.Tensor:
-    """Normal numbers; zeros where the type has none (indices must stay in range).
-
-    One block is drawn and repeated in memory, which is some ten times faster.
-    """
-    elements = tensor.numel()
-    if not elements or not (tensor.is_floating_point() or tensor.is_complex()):
-        return tensor.zero_()
-    block = torch.empty(min(elements, _BLOCK), dtype=tensor.dtype)
-    block.normal_(generator=torch.Generator().manual_seed(0))
-    memory = tensor.as_strided((elements,), (1,))  # dense, whatever the order of dimensions
-    whole = elements - elements % len(block)
-    memory[:whole].view(-1, len(block)).copy_(block)
-    memory[whole:].copy_(block[: elements - whole])
-    return tensor
+    """Lines through the points of every signature, each point by the fastest engine."""
+    pairs: dict[str, list[tuple[int, float]]] = {}
+    fastest: dict[str, dict[int, str]] = {}
+    for (signature, rows), (seconds, engine) in points.best.items():
+        pairs.setdefault(signature, []).append((rows, seconds))
+        fastest.setdefault(signature, {})[rows] = engine
+    costs = {signature: fit_affine(found) for signature, found in pairs.items()}
+    return {
+        signature: replace(cost, engines=tuple(fastest[signature][rows] for rows, _ in cost.points))
+        for signature, cost in costs.items()
+    }
 
 
 def _explained(layer: Layer, span: Span, error: Exception) -> EdgeflowError:

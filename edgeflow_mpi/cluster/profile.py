@@ -6,10 +6,13 @@ measures anything.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
+
+from edgeflow_mpi.kernels.names import DEFAULT
 
 Network: TypeAlias = Literal["switched", "shared"]
 
@@ -34,12 +37,14 @@ class LayerCost:
     """Computation time of ``rows`` rows of one layer: ``fixed_s + per_row_s * rows``.
 
     Both are at least 0; an empty span takes no time. ``points`` are the measurements
-    (rows, seconds) that the line was fitted to.
+    (rows, seconds) that the line was fitted to, sorted by rows; ``engines``, empty or as many,
+    names for each of them the engine that was the fastest.
     """
 
     fixed_s: float
     per_row_s: float
     points: tuple[tuple[int, float], ...] = ()
+    engines: tuple[str, ...] = ()
 
     def seconds(self, rows: int) -> float:
         return self.fixed_s + self.per_row_s * rows if rows > 0 else 0.0
@@ -47,7 +52,19 @@ class LayerCost:
     def scaled(self, factor: float) -> LayerCost:
         """The cost on a device that takes ``factor`` times as long."""
         points = tuple((rows, seconds * factor) for rows, seconds in self.points)
-        return LayerCost(self.fixed_s * factor, self.per_row_s * factor, points)
+        return LayerCost(self.fixed_s * factor, self.per_row_s * factor, points, self.engines)
+
+    def engine(self, rows: int) -> str:
+        """The fastest engine at the measured number of rows that is nearest by ratio.
+
+        ``default`` where no engines were measured.
+        """
+        if not self.engines:
+            return DEFAULT
+        nearest = min(
+            range(len(self.engines)), key=lambda i: abs(math.log(max(rows, 1) / self.points[i][0]))
+        )
+        return self.engines[nearest]
 
 
 @dataclass(frozen=True)

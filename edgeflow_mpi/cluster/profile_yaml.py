@@ -29,6 +29,7 @@ _LINKS = """\
 """
 _LAYERS = """\
 # Computing r rows takes fixed_us + per_row_us r, fitted to the points [rows, microseconds].
+# engines, if given, names for each point the engine that was the fastest.
 # Layers with the same signature have the same shapes and were measured once.
 """
 
@@ -144,6 +145,7 @@ def _cost_fields(cost: LayerCost) -> dict[str, str]:
         "fixed_us": _number(cost.fixed_s * 1e6),
         "per_row_us": _number(cost.per_row_s * 1e6),
         "points": f"[{points}]",
+        **({"engines": f"[{', '.join(cost.engines)}]"} if cost.engines else {}),
     }
 
 
@@ -297,11 +299,18 @@ def _read_layers(
 
 
 def _read_cost(item: Field) -> LayerCost:
-    fields = item.mapping("fixed_us", "per_row_us", "points")
+    fields = item.mapping("fixed_us", "per_row_us", "points", optional=("engines",))
     points: list[tuple[int, float]] = []
     for point in fields["points"].items("a list of [rows, microseconds]"):
         rows, micros = point.items("a pair [rows, microseconds]", length=2)
         points.append((rows.integer(1), micros.number(positive=True) / 1e6))
+    engines: tuple[str, ...] = ()
+    if "engines" in fields:
+        named = fields["engines"].items("a list of engines, one for each point", length=len(points))
+        engines = tuple(name.text() for name in named)
     return LayerCost(
-        fields["fixed_us"].number() / 1e6, fields["per_row_us"].number() / 1e6, tuple(points)
+        fields["fixed_us"].number() / 1e6,
+        fields["per_row_us"].number() / 1e6,
+        tuple(points),
+        engines,
     )

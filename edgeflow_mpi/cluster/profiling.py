@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from edgeflow_mpi.cluster.cluster_file import cluster_profile
 from edgeflow_mpi.cluster.comm import PointToPoint
 from edgeflow_mpi.cluster.devices import gather_devices
 from edgeflow_mpi.cluster.emulation import Emulator
+from edgeflow_mpi.cluster.engines import engines_of_ranks
 from edgeflow_mpi.cluster.links import measure_links
 from edgeflow_mpi.cluster.measure import distinct_layers, measure_compute
 from edgeflow_mpi.cluster.profile import Device, Profile
@@ -29,7 +31,7 @@ from edgeflow_mpi.cluster.profile_yaml import (
 from edgeflow_mpi.errors import ProfileError
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
-from edgeflow_mpi.kernels.registry import usable_engines
+from edgeflow_mpi.kernels.names import AUTO
 from edgeflow_mpi.progress import Progress
 
 
@@ -42,6 +44,7 @@ def profile_for(
     save_path: Path | None = None,
     cache: Cache,
     remeasure: bool = False,
+    engine: str = AUTO,
     progress: Progress,
 ) -> Profile | None:
     """The profile of ``graph`` on the ranks of ``comm``; collective.
@@ -62,6 +65,8 @@ def profile_for(
         Where measured profiles are kept.
     remeasure
         Whether to measure although the cache has a profile.
+    engine
+        The engine to measure, or ``auto`` for all that work on a rank; the same on all ranks.
     progress
         Of this rank: told what is measured, or where the profile comes from.
 
@@ -77,17 +82,19 @@ def profile_for(
         The same on all ranks, when the file cannot be used or written, or measuring fails.
     """
     devices = gather_devices(comm, torch.get_num_threads())
+    engines = engines_of_ranks(comm, engine)
     key: object = None
     found: Profile | None = None
     with agreed(comm):
         if comm.Get_rank() == 0:
-            key = _cache_key(graph, devices)
+            key = _cache_key(graph, devices, engines)
             if profile_path is not None:
                 found = load_profile(profile_path, graph=graph, devices=devices)
             elif not remeasure:
                 found = _from_cache(cache, key, graph, devices)
     if not comm.bcast(found is not None, root=0):
-        measured = _measure(comm, graph, needs, devices, progress)
+        mine = engines[comm.Get_rank()]
+        measured = _measure(comm, graph, needs, devices, mine, progress)
         if comm.Get_rank() == 0:
             # Through its text, so that a second run plans with the very same numbers.
             text = profile_text(measured, graph)
@@ -156,10 +163,11 @@ def _measure(
     graph: Graph,
     needs: Needs,
     devices: tuple[Device, ...],
+    engines: Sequence[str],
     progress: Progress,
 ) -> Profile:
     started_s = time.monotonic()
-    computation = measure_compute(comm, graph, needs, devices, progress=progress)
+    computation = measure_compute(comm, graph, needs, devices, engines=engines, progress=progress)
     computed_s = time.monotonic()
     progress.say(
         f"  {len(distinct_layers(graph))} layer shapes measured on {_count(devices, 'device')}: "
@@ -189,12 +197,14 @@ def _count(things: tuple[object, ...], noun: str) -> str:
     return f"{len(things)} {noun}{'s' * (len(things) != 1)}"
 
 
-def _cache_key(graph: Graph, devices: tuple[Device, ...]) -> object:
+def _cache_key(
+    graph: Graph, devices: tuple[Device, ...], engines: tuple[tuple[str, ...], ...]
+) -> object:
     # Memory is left out: it changes with every update of a kernel, but no time does. Engines come
     # and go with the packages they need.
     hardware = [(device.name, device.host, device.cpu, device.threads) for device in devices]
     code = code_version("kernels", "cluster")
-    return (FORMAT, graph.fingerprint, hardware, _versions(), code, usable_engines())
+    return (FORMAT, graph.fingerprint, hardware, _versions(), code, engines)
 
 
 def _entry(key: object) -> tuple[str, object, str]:

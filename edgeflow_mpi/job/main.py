@@ -40,6 +40,7 @@ from edgeflow_mpi.job.setup import (
     versions,
 )
 from edgeflow_mpi.job.waiting import progress_thread
+from edgeflow_mpi.kernels.names import AUTO
 from edgeflow_mpi.report.answers import describe_answers, own_samples, save_outputs
 from edgeflow_mpi.report.breakdown import RankTimes
 from edgeflow_mpi.report.results import (
@@ -75,9 +76,9 @@ class _Served:
 
 @dataclass(frozen=True)
 class _Baseline:
-    """The whole model on ``rank``, ready to run beside the plan."""
+    """The whole model on ``rank``, ready to run beside the plan, in one or two ways."""
 
-    session: Session
+    contenders: tuple[Contender, ...]
     rank: int
 
 
@@ -141,7 +142,7 @@ def _serve(
     with context.timed(BASELINE):
         baseline = _open_baseline(context, task, profile, tables, weights, open_transport)
     if baseline is not None:
-        contenders += single_device_contenders(context, baseline.session, baseline.rank)
+        contenders += baseline.contenders
     count = max(options.repeat, len(task.requests))
     beside = "" if baseline is None else ", and as many on the best single device"
     with context.progress.step(f"{count} timed request{'s' * (count != 1)}{beside}"):
@@ -152,7 +153,8 @@ def _serve(
     session.close()
     single = None
     if baseline is not None:
-        baseline.session.close()
+        for contender in baseline.contenders:
+            contender.session.close()
         if context.first:
             alone = Latency(_ms(fastest(theirs).latencies_s))
             single = SingleDevice(alone.median_ms, baseline.rank)
@@ -172,7 +174,7 @@ def _open_baseline(
     weights: Mapping[str, Tensor],
     open_transport: OpenTransport,
 ) -> _Baseline | None:
-    """The best single device's session, or None if it is not wanted or fits nowhere."""
+    """The best single device's sessions, or None if it is not wanted or fits nowhere."""
     if not context.options.baseline:
         return None
     # A context of its own: its stages must not count as those of the plan.
@@ -192,7 +194,11 @@ def _open_baseline(
         return None
     alone, rank = found
     theirs = hand_out_weights(context, task, alone, tables, weights)
-    return _Baseline(open_session(context, task, alone, theirs, open_transport), rank)
+
+    def open_alone() -> Session:
+        return open_session(context, task, alone, theirs, open_transport)
+
+    return _Baseline(tuple(single_device_contenders(context, rank, open_alone)), rank)
 
 
 def _verify(
@@ -261,6 +267,7 @@ def make_report(
         notes=tuple(context.notes),
         single_device_note=_NO_DEVICE if context.options.baseline else "",
         emulated=_emulated(task, late),
+        engine="" if context.options.engine == AUTO else context.options.engine,
     )
 
 

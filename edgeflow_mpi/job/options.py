@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from edgeflow_mpi import __version__
 from edgeflow_mpi.errors import InputError
+from edgeflow_mpi.kernels.names import AUTO, ENGINES
 
 DEFAULT_MODEL = "torchvision:resnet50"
 PARTITIONERS = (
@@ -53,6 +54,7 @@ class Options:
     remeasure: bool
     timeout_s: float
     quiet: bool
+    engine: str = AUTO
     emulate: Path | None = None
     emulate_units: str = "kernels"
     emulate_compute: str = "first"
@@ -173,6 +175,11 @@ def build_parser() -> argparse.ArgumentParser:
     run = parser.add_argument_group("run")
     run.add_argument("--repeat", type=_positive, default=10, metavar="N", help="timed requests")
     run.add_argument("--warmup", type=_count, default=2, metavar="N", help="untimed requests first")
+    run.add_argument(
+        "--engine", default=AUTO, choices=(AUTO, *ENGINES),
+        help="what computes: the fastest for every layer, found out by measuring, or one engine "
+        "for all layers that it can do (default: %(default)s)",
+    )  # fmt: skip
     run.add_argument(
         "--threads", type=_positive, metavar="N",
         help="threads of every rank (default: its share of the cores of its host)",

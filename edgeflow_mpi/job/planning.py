@@ -51,6 +51,7 @@ def _made(
     # Late, because planners bring libraries that take half a second to import.
     with context.timed("import"):
         from edgeflow_mpi.partition.cost import predict
+        from edgeflow_mpi.partition.engines import with_engines
         from edgeflow_mpi.partition.joint.search import Budget, Search
         from edgeflow_mpi.partition.search import plan_model
         from edgeflow_mpi.units.compile import compile_tables
@@ -70,6 +71,7 @@ def _made(
         forecast = predict(graph, needs, profile, plan)
         plan = replace(plan, predicted_s=forecast.makespan_s)
     with context.timed("compile"):
+        plan = with_engines(graph, profile, plan, options.engine)
         tables = compile_tables(graph, needs, plan, tag_limit=context.tag_limit)
         verify_tables(graph, needs, tables, tag_limit=context.tag_limit)
     return tables
@@ -104,6 +106,7 @@ def _key(context: Context, graph: Graph, profile: Profile, partitioner: str) -> 
         graph.name,
         graph.fingerprint,
         partitioner,
+        options.engine,
         hashlib.sha256(profile_text(profile, graph).encode()).hexdigest(),
         searching if partitioner == _SEARCHING else None,
         options.seed if partitioner in _DRAWING else None,

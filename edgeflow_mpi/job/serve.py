@@ -20,6 +20,7 @@ from edgeflow_mpi.job.setup import Task
 from edgeflow_mpi.job.waiting import describe, wait_policy
 from edgeflow_mpi.partition.flow import transfer_bytes
 from edgeflow_mpi.report.breakdown import RankTimes, UnitTimes
+from edgeflow_mpi.report.engine_use import engine_uses
 from edgeflow_mpi.report.results import RankStats
 from edgeflow_mpi.runtime.distribute import distribute_weights
 from edgeflow_mpi.runtime.pace import Pace
@@ -54,6 +55,8 @@ class Measured:
         to the same request, with the request's position. There should be none.
     compute_s, wait_s : float
         What this rank spent in all of them.
+    engines : tuple of (Unit, str)
+        This rank's compute units, each with the engine that computes it.
     in_flight : int
         How many were under way at once.
     waiting : str
@@ -66,6 +69,7 @@ class Measured:
     deviations: tuple[tuple[int, tuple[Tensor, ...]], ...]
     compute_s: float
     wait_s: float
+    engines: tuple[tuple[Unit, str], ...]
     in_flight: int = 1
     waiting: str = ""
 
@@ -214,17 +218,25 @@ class Contender:
     own_threads: bool = False
 
 
-def single_device_contenders(context: Context, session: Session, rank: int) -> list[Contender]:
+def single_device_contenders(
+    context: Context, rank: int, open_alone: Callable[[], Session]
+) -> list[Contender]:
     """The ways in which the best single device may run, all to be measured; collective.
 
     With all cores of its host, and, where ranks share the host, with the threads that the rank
     has in the job as well: on a busy machine the threads of one process wait for one another,
     and more of them can be much slower. The best of them is what a user would compare with.
+    ``open_alone`` opens a session in which ``rank`` computes alone. Each way has its own, as
+    kernels are made for a number of threads.
     """
     affinity = context.affinity
     shares = context.comm.bcast(affinity.host_threads != affinity.threads, root=rank)
-    ways = [Contender(session, alone=rank)]
-    return [*ways, Contender(session, alone=rank, own_threads=True)] if shares else ways
+    contenders = []
+    for own_threads in (False, True) if shares else (False,):
+        with _cores_of_its_host(context, rank, own_threads):
+            session = open_alone()
+        contenders.append(Contender(session, alone=rank, own_threads=own_threads))
+    return contenders
 
 
 def fastest(measured: Sequence[Measured]) -> Measured:
@@ -259,7 +271,7 @@ def measure(
 
     def turn(count: int, *, timed: bool) -> None:
         for contender, requests in zip(contenders, series, strict=True):
-            with _all_cores(context, contender):
+            with _cores_of_its_host(context, contender.alone, contender.own_threads):
                 requests.run(count, timed=timed)
 
     turn(options.warmup, timed=False)
@@ -333,6 +345,7 @@ class _Series:
             tuple(self._deviations),
             self._compute_s,
             self._wait_s,
+            self._session.executor.engines,
             self._session.in_flight,
             describe(self._session.policy),
         )
@@ -351,14 +364,14 @@ def rank_times(session: Session) -> RankTimes | None:
 
 
 @contextmanager
-def _all_cores(context: Context, contender: Contender) -> Iterator[None]:
+def _cores_of_its_host(context: Context, alone: int | None, own_threads: bool) -> Iterator[None]:
     """Give the rank that is alone, if there is one, every core of its host for a while."""
-    if context.rank != contender.alone:
+    if context.rank != alone:
         yield
         return
     affinity = context.affinity
     bind_to(affinity.host_cores)
-    threads = affinity.threads if contender.own_threads else affinity.host_threads
+    threads = affinity.threads if own_threads else affinity.host_threads
     apply_threads(context.options.threads or threads)
     try:
         yield
@@ -390,6 +403,7 @@ def rank_stats(
         peak_memory_bytes=peak if sys.platform == "darwin" else peak * 1024,
         threads=context.affinity.threads,
         waiting=measured.waiting,
+        engines=engine_uses(graph, measured.engines),
     )
 
 

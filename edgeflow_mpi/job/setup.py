@@ -20,6 +20,7 @@ import edgeflow_mpi
 from edgeflow_mpi.cluster.agree import agreed, broadcast
 from edgeflow_mpi.cluster.cluster_file import load_cluster
 from edgeflow_mpi.cluster.emulation import Emulator, UnitTimes
+from edgeflow_mpi.cluster.engines import engines_of_ranks
 from edgeflow_mpi.cluster.hosts import crowding_warning
 from edgeflow_mpi.cluster.profile import Profile
 from edgeflow_mpi.cluster.profiling import emulated_profile, profile_for
@@ -33,12 +34,13 @@ from edgeflow_mpi.job.context import Context
 from edgeflow_mpi.job.loading import load_captured
 from edgeflow_mpi.job.options import Options
 from edgeflow_mpi.job.planning import plan_for
+from edgeflow_mpi.kernels.names import AUTO
 from edgeflow_mpi.model.images import normalised
 from edgeflow_mpi.model.info import ModelInfo
 from edgeflow_mpi.model.inputs import Request, check_readable, load_inputs
 from edgeflow_mpi.partition.graphs import graph_for
 from edgeflow_mpi.report.files import require_writable
-from edgeflow_mpi.units.tables import UnitTables
+from edgeflow_mpi.units.tables import UnitTables, on_engine
 from edgeflow_mpi.units.text import check_ranks, load_tables, save_tables
 from edgeflow_mpi.units.verify import verify_tables
 
@@ -258,6 +260,7 @@ def make_profile(context: Context, task: Task) -> Profile | None:
             save_path=options.save_profile,
             cache=context.cache,
             remeasure=options.remeasure,
+            engine=options.engine,
             progress=context.progress,
         )
 
@@ -270,9 +273,13 @@ def make_tables(
     Saved ones must have gone through :func:`load_task`, which verifies them.
     """
     options = context.options
+    if options.engine != AUTO:
+        engines_of_ranks(context.comm, options.engine)
 
     def make() -> UnitTables:
         tables = saved or plan_tables(context, task, profile, options.partitioner)
+        if saved is not None and options.engine != AUTO:
+            tables = on_engine(task.divided(saved.division).graph, saved, options.engine)
         if options.save_plan is not None:
             save_tables(tables, options.save_plan)
         return tables

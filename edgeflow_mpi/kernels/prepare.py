@@ -11,11 +11,11 @@ from edgeflow_mpi.graph.local import local_weights, share_of
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph, Layer
 from edgeflow_mpi.kernels.engine import Kernel
-from edgeflow_mpi.kernels.registry import ENGINES, engine_named, usable_engines
+from edgeflow_mpi.kernels.names import DEFAULT
+from edgeflow_mpi.kernels.registry import ENGINES, usable, usable_engines
 from edgeflow_mpi.spans import Span
 
-DEFAULT = "default"
-"""In place of an engine's name: the first engine that can do a layer."""
+__all__ = ["DEFAULT", "attempt", "prepare"]
 
 
 def prepare(
@@ -31,12 +31,13 @@ def prepare(
     Parameters
     ----------
     graph, layer, rows, weights, needs : see :meth:`edgeflow_mpi.kernels.engine.Engine.prepare`.
-    engine : who is to make it; where that engine cannot, the first does that can.
+    engine : who is to make it; where that engine cannot, or does not work on this machine, the
+        first does that can.
 
     Raises
     ------
     InputError
-        If there is no such engine here.
+        If there is no such engine.
     ModelError
         If an operator is not in this build of torch.
     """
@@ -47,7 +48,7 @@ def prepare(
         # The channels of a map do not lie in one run, so nothing is computed into their place.
         return replace(made, rows=rows, needs=needs.of(layer.name, rows), into=None)
     if engine != DEFAULT:
-        kernel = engine_named(engine).prepare(graph, layer, rows, weights, needs)
+        kernel = attempt(graph, layer, rows, weights, needs, engine)
         if kernel is not None:
             return kernel
     for name in usable_engines():
@@ -55,3 +56,19 @@ def prepare(
         if kernel is not None:
             return kernel
     raise AssertionError("the last engine can do every layer")
+
+
+def attempt(
+    graph: Graph,
+    layer: Layer,
+    rows: Span,
+    weights: Mapping[str, torch.Tensor],
+    needs: Needs,
+    engine: str,
+) -> Kernel | None:
+    """As :func:`prepare`, but None where the named engine itself cannot do it, or not here."""
+    if engine == DEFAULT:
+        return prepare(graph, layer, rows, weights, needs)
+    if not usable(engine):
+        return None
+    return ENGINES[engine].prepare(graph, layer, rows, weights, needs)

@@ -21,28 +21,18 @@ the last can do all."""
 
 @cache
 def usable(name: str) -> bool:
-    """Whether the engine works on this machine (found out once)."""
+    """Whether the engine works on this machine (found out once).
+
+    Raises
+    ------
+    InputError
+        If there is no such engine.
+    """
+    if name not in ENGINES:
+        raise InputError(f"there is no engine {name!r} (there are {', '.join(ENGINES)})")
     return ENGINES[name].available()
 
 
 def usable_engines() -> tuple[str, ...]:
     """Names of the engines that work on this machine, in the order of :data:`ENGINES`."""
     return tuple(name for name in ENGINES if usable(name))
-
-
-def engine_named(name: str) -> Engine:
-    """The engine called ``name``.
-
-    Raises
-    ------
-    InputError
-        If there is none, or it does not work here.
-    """
-    if name not in ENGINES:
-        raise InputError(f"there is no engine {name!r} (there are {', '.join(ENGINES)})")
-    if not usable(name):
-        raise InputError(
-            f"engine {name} does not work here: its package is not installed, or this processor "
-            f"or this torch cannot run it (what works: {', '.join(usable_engines())})"
-        )
-    return ENGINES[name]

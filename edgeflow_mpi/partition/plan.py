@@ -9,7 +9,7 @@ replicated because everybody needs its small result.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edgeflow_mpi.errors import PlanError
 from edgeflow_mpi.graph.division import Division
@@ -55,7 +55,8 @@ class Plan:
     predicted it. ``boundary_first`` marks units (layer, rank) that compute the rows which
     others need before the rest (:mod:`edgeflow_mpi.partition.pieces`). ``division`` says which
     layers are not divided by rows: the graph is then that of
-    :func:`edgeflow_mpi.graph.division.with_division`.
+    :func:`edgeflow_mpi.graph.division.with_division`. ``engines`` names for (layer, rank) who
+    computes it there; what is not in it the default engine computes.
     """
 
     partitioner: str
@@ -65,6 +66,7 @@ class Plan:
     predicted_s: float | None = None
     boundary_first: frozenset[tuple[str, int]] = frozenset()
     division: Division = ()
+    engines: Mapping[tuple[str, int], str] = field(default_factory=dict)
 
     @property
     def active(self) -> tuple[int, ...]:

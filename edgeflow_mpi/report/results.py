@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from edgeflow_mpi.report.breakdown import RankTimes, breakdown_json
+from edgeflow_mpi.report.engine_use import EngineUse, engines_json, summed
 from edgeflow_mpi.report.files import write_file
 from edgeflow_mpi.report.timings import Timings
 
@@ -82,6 +83,8 @@ class RankStats:
         That its kernels use.
     waiting : str
         What it does while it waits for messages, in a few words.
+    engines : tuple of EngineUse
+        How much of it each engine computes.
     """
 
     rank: int
@@ -95,6 +98,7 @@ class RankStats:
     peak_memory_bytes: int
     threads: int = 1
     waiting: str = ""
+    engines: tuple[EngineUse, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -285,6 +289,8 @@ class RunReport:
         Whether messages over TCP moved while ranks computed.
     breakdown : tuple of RankTimes
         Where the time of every rank and unit went; empty where it was not taken down.
+    engine : str
+        The engine that was to compute everything; empty where each layer had its fastest.
     """
 
     model: str
@@ -309,6 +315,7 @@ class RunReport:
     throughput_per_s: float | None = None
     progress_thread: bool = False
     breakdown: tuple[RankTimes, ...] = ()
+    engine: str = ""
 
     def __post_init__(self) -> None:
         if [stats.rank for stats in self.per_rank] != list(range(len(self.per_rank))):
@@ -327,6 +334,11 @@ class RunReport:
     def bytes_sent(self) -> int:
         """Bytes of one request, among all ranks."""
         return sum(stats.bytes_sent for stats in self.per_rank)
+
+    @property
+    def engines(self) -> tuple[EngineUse, ...]:
+        """How much each engine computes on all ranks, most first."""
+        return summed(use for stats in self.per_rank for use in stats.engines)
 
     @property
     def rows(self) -> int:
@@ -389,6 +401,7 @@ def to_json(report: RunReport) -> Json:
                 "peak_memory_bytes": stats.peak_memory_bytes,
                 "threads": stats.threads,
                 "waiting": stats.waiting,
+                "engines": engines_json(stats.engines),
             }
             for stats in report.per_rank
         ],
@@ -400,6 +413,8 @@ def to_json(report: RunReport) -> Json:
         "throughput_per_s": report.throughput_per_s,
         "progress_thread": report.progress_thread,
         "breakdown": breakdown_json(report.breakdown) or None,
+        "engines": engines_json(report.engines),
+        "engine": report.engine or "auto",
         "weights": report.weights_note,
         "random_weights": report.random_weights,
         "requests": list(report.requests),

@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Sequence
 
 from edgeflow_mpi.report.breakdown import breakdown_rows
+from edgeflow_mpi.report.engine_use import engines_text
 from edgeflow_mpi.report.results import (
     Difference,
     LayerComparison,
@@ -44,6 +45,7 @@ def summary(report: RunReport) -> str:
         ("predicted", _predicted(report)),
         ("verified", _verified(report.verification)),
         ("traffic", _traffic(report)),
+        ("engines", engines_text(report.engines, report.engine)),
         ("waiting", _waiting(report)),
         ("start-up", report.timings.text),
     ]

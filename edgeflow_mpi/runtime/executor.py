@@ -186,7 +186,9 @@ class Executor:
 
             return self._metered("copy", answer)
         if unit.index not in self._kernels:
-            self._kernels[unit.index] = prepare(self._graph, layer, unit.rows, weights, needs)
+            self._kernels[unit.index] = prepare(
+                self._graph, layer, unit.rows, weights, needs, unit.engine
+            )
         kernel = self._kernels[unit.index]
         # A paced unit remembers its result, which must not be in memory that is used again.
         run = kernel.run if self._pace is None else self._pace.wrap(unit, kernel.run)
@@ -209,6 +211,15 @@ class Executor:
             for handle in task.needs_transfers:
                 waiters.setdefault(handle, []).append(i)
         return {handle: tuple(tasks) for handle, tasks in waiters.items()}
+
+    @property
+    def engines(self) -> tuple[tuple[Unit, str], ...]:
+        """The compute units, each with the name of the engine that computes it."""
+        return tuple(
+            (task.unit, self._kernels[task.unit.index].engine)
+            for task in self._tasks
+            if task.unit.index in self._kernels
+        )
 
     @property
     def finished(self) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from edgeflow_mpi.errors import TableError
 from edgeflow_mpi.graph.types import Graph, Layer
+from edgeflow_mpi.kernels.names import DEFAULT
 from edgeflow_mpi.partition.flow import Demand, Flow, trace_flows
 from edgeflow_mpi.partition.pieces import pieces_of
 from edgeflow_mpi.partition.plan import Plan, check_plan
@@ -84,6 +85,7 @@ def compile_tables(
                         requirements=requirements,
                         forwards=tuple(transfers[flow] for flow in flows if flow.rows in rows),
                         operator=operator_of(layer),
+                        engine=plan.engines.get((name, rank), DEFAULT),
                     )
                 )
     return UnitTables(

@@ -8,10 +8,11 @@ forwarding table and in the receiver's requirements.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from edgeflow_mpi.graph.division import Division
-from edgeflow_mpi.graph.types import Layer
+from edgeflow_mpi.graph.types import Graph, Layer
+from edgeflow_mpi.kernels.names import DEFAULT
 from edgeflow_mpi.spans import Span
 
 MPI_TAG_LIMIT = 32767
@@ -60,7 +61,9 @@ class Unit:
     computed on the same rank must have a smaller one. A rank may have several units of one
     layer (pieces, whose rows must not overlap). There is one requirement for each of
     the layer's inputs, in their order. Every forwarded transfer's rows must be among
-    ``owned``. ``operator`` is :func:`operator_of` its layer, for people and for checking.
+    ``owned``. ``operator`` is :func:`operator_of` its layer, for people and for checking;
+    ``engine`` is who computes it, by the name that the engine has in
+    :data:`edgeflow_mpi.kernels.registry.ENGINES`, or ``default``.
     """
 
     index: int
@@ -71,6 +74,7 @@ class Unit:
     requirements: tuple[Requirement, ...]
     forwards: tuple[Transfer, ...]
     operator: str
+    engine: str = DEFAULT
 
     @property
     def label(self) -> str:
@@ -101,6 +105,17 @@ def operator_of(layer: Layer) -> str:
     """What a layer applies, such as ``conv2d+relu``; ``input`` and ``output`` apply nothing."""
     names = [step.target.split(".") for step in layer.steps]
     return "+".join(name[min(1, len(name) - 1)] for name in names) or layer.kind
+
+
+def on_engine(graph: Graph, tables: UnitTables, engine: str) -> UnitTables:
+    """The same tables with everything that is computed on one engine."""
+
+    def changed(unit: Unit) -> Unit:
+        computes = graph.by_name[unit.layer].kind == "compute"
+        return replace(unit, engine=engine) if computes else unit
+
+    ranks = tuple(tuple(changed(unit) for unit in units) for units in tables.ranks)
+    return replace(tables, ranks=ranks)
 
 
 def units_by_layer(units: Iterable[Unit]) -> Mapping[str, tuple[Unit, ...]]:

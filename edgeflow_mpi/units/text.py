@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from edgeflow_mpi.errors import PlanError, TableError
 from edgeflow_mpi.graph.division import How
+from edgeflow_mpi.kernels.names import DEFAULT
 from edgeflow_mpi.spans import Span
 from edgeflow_mpi.units.tables import Requirement, Transfer, Unit, UnitTables
 
@@ -28,7 +29,7 @@ FORMAT_VERSION = 1
 _TITLE = "edgeflow-mpi unit tables, format "
 _LEGEND = """\
 # One block a rank, its units in the order of their priority. Rows are half-open, start:stop.
-#   unit   a layer's rows that are computed; those of them that are owned; by which operators
+#   unit   a layer's rows that are computed; those that are owned; operators; engine, if chosen
 #   needs  rows of an input layer that the unit reads; what its rank does not compute itself
 #   takes  arrives in these messages: edge, rows, ranks from->to, tag
 #   sends  messages that leave when the unit has been computed"""
@@ -42,6 +43,7 @@ _NUMBER = r"[0-9]{1,9}"
 _SPAN = rf"{_NUMBER}:{_NUMBER}"
 _NAME = r"[\w.]+"
 _OPERATOR = r"[\w+]+"
+_ENGINE = r"[\w-]+"
 _TRANSFER = (
     rf"(?P<producer>{_NAME})->(?P<consumer>{_NAME}) rows (?P<rows>{_SPAN}) "
     rf"ranks (?P<source>{_NUMBER})->(?P<dest>{_NUMBER})"
@@ -68,6 +70,7 @@ _KINDS = {
         re.compile(
             rf"unit (?P<index>{_NUMBER}) (?P<layer>{_NAME}) "
             rf"rows (?P<rows>{_SPAN}) owned (?P<owned>{_SPAN}) runs (?P<operator>{_OPERATOR})"
+            rf"(?: on (?P<engine>{_ENGINE}))?"
         ),
         "unit 3 conv1 rows 0:8 owned 0:7 runs conv2d+relu",
         ("needs", "sends", "unit", "rank", "end"),
@@ -149,6 +152,8 @@ def tables_to_text(tables: UnitTables) -> str:
                 f"layer {_shown(unit.layer)} with operator {_shown(unit.operator)} cannot be "
                 "written: use letters, digits, '_' and '.' in names"
             )
+        if not re.fullmatch(_ENGINE, unit.engine):
+            raise TableError(f"an engine's name cannot be {_shown(unit.engine)}")
     lines = [
         f"{_TITLE}{FORMAT_VERSION}",
         f"model: {_header_text(tables.model)}",
@@ -169,7 +174,8 @@ def table_lines(units: Iterable[Unit]) -> Iterator[Line]:
     """The lines of one rank's table, without its heading."""
     for position, unit in enumerate(units):
         spans = f"rows {unit.rows} owned {unit.owned}"
-        head = f"unit {unit.index} {unit.layer} {spans} runs {unit.operator}"
+        engine = "" if unit.engine == DEFAULT else f" on {unit.engine}"
+        head = f"unit {unit.index} {unit.layer} {spans} runs {unit.operator}{engine}"
         yield Line(head, position, ())
         for i, requirement in enumerate(unit.requirements):
             needs = f"  needs {requirement.producer} rows {requirement.rows}"
@@ -213,6 +219,7 @@ class _Draft:
     rows: Span
     owned: Span
     operator: str
+    engine: str
     requirements: list[tuple[str, Span, list[Transfer]]] = field(default_factory=list)
     forwards: list[Transfer] = field(default_factory=list)
 
@@ -229,6 +236,7 @@ class _Draft:
             ),
             forwards=tuple(self.forwards),
             operator=self.operator,
+            engine=self.engine,
         )
 
 
@@ -339,7 +347,10 @@ class _Reader:
             blocks.append([])
         elif name == "unit":
             rows, owned = self._span(match["rows"]), self._span(match["owned"])
-            draft = _Draft(int(match["index"]), match["layer"], rows, owned, match["operator"])
+            engine = match["engine"] or DEFAULT
+            draft = _Draft(
+                int(match["index"]), match["layer"], rows, owned, match["operator"], engine
+            )
             blocks[-1].append(draft)
         elif name == "needs":
             needed = (match["producer"], self._span(match["rows"]), list[Transfer]())

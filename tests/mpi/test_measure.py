@@ -9,6 +9,7 @@ from typing import Any
 
 from mpi4py import MPI
 
+from edgeflow_mpi.cache import Cache
 from edgeflow_mpi.cluster.agree import agree, broadcast
 from edgeflow_mpi.cluster.devices import gather_devices
 from edgeflow_mpi.cluster.links import measure_links
@@ -141,7 +142,12 @@ def test_a_job_is_profiled_once_and_the_next_reads_the_cache(
 
     def obtain(**options: Any) -> Profile | None:
         return profile_for(
-            comm, graph, needs, cache_dir=shared_dir, progress=NoProgress(), **options
+            comm,
+            graph,
+            needs,
+            cache=Cache(shared_dir, NoProgress()),
+            progress=NoProgress(),
+            **options,
         )
 
     first, second = obtain(save_path=shared_dir / "p.yaml"), obtain()
@@ -168,7 +174,7 @@ def test_a_bad_profile_is_one_sentence_on_all_ranks(comm: MPI.Intracomm, shared_
             graph,
             Needs(graph),
             profile_path=path,
-            cache_dir=shared_dir,
+            cache=Cache(shared_dir, NoProgress()),
             progress=NoProgress(),
         ),
     )

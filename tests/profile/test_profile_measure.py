@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pytest
 import torch
@@ -13,7 +13,6 @@ from edgeflow_mpi.cluster.comm import PointToPoint
 from edgeflow_mpi.cluster.measure import (
     Computation,
     Points,
-    Prepare,
     Timing,
     centred,
     distinct_layers,
@@ -24,11 +23,13 @@ from edgeflow_mpi.cluster.measure import (
     time_calls,
 )
 from edgeflow_mpi.cluster.profile import Device
+from edgeflow_mpi.cluster.trial import Attempt
 from edgeflow_mpi.errors import ProfileError
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph, In, Layer, Step, TensorSpec, Weight
 from edgeflow_mpi.kernels.engine import Kernel
-from edgeflow_mpi.kernels.prepare import prepare
+from edgeflow_mpi.kernels.names import DEFAULT
+from edgeflow_mpi.kernels.prepare import attempt
 from edgeflow_mpi.progress import NoProgress
 from edgeflow_mpi.spans import Span
 
@@ -76,31 +77,31 @@ def test_a_window_holds_at_least_two_calls_and_each_has_something_between() -> N
 
 
 TIMINGS = {
-    ("s", 1): Timing(cpu_s=1.0, wall_s=1.5, stretch=2.0),
-    ("s", 4): Timing(cpu_s=3.0, wall_s=3.5, stretch=2.5),
-    ("t", 1): Timing(cpu_s=1.0, wall_s=1.0, stretch=9.0),
+    ("s", 1, "e"): Timing(cpu_s=1.0, wall_s=1.5, stretch=2.0),
+    ("s", 4, "e"): Timing(cpu_s=3.0, wall_s=3.5, stretch=2.5),
+    ("t", 1, "e"): Timing(cpu_s=1.0, wall_s=1.0, stretch=9.0),
 }
 
 
 def test_one_thread_counts_processor_time_times_the_typical_stretch() -> None:
     points = points_of(TIMINGS, threads=1)
-    assert points == Points({("s", 1): 2.5, ("s", 4): 7.5, ("t", 1): 2.5}, 2.5)
+    assert points == Points({("s", 1, "e"): 2.5, ("s", 4, "e"): 7.5, ("t", 1, "e"): 2.5}, 2.5)
 
 
 def test_several_threads_count_durations() -> None:
     points = points_of(TIMINGS, threads=2)
-    assert points == Points({("s", 1): 1.5, ("s", 4): 3.5, ("t", 1): 1.0}, 1.0)
+    assert points == Points({("s", 1, "e"): 1.5, ("s", 4, "e"): 3.5, ("t", 1, "e"): 1.0}, 1.0)
 
 
 def test_a_core_of_its_own_stretches_nothing() -> None:
-    idle = {("s", 1): Timing(cpu_s=1.0, wall_s=1.0, stretch=0.99)}
-    assert points_of(idle, threads=1) == Points({("s", 1): 1.0}, 1.0)
+    idle = {("s", 1, "e"): Timing(cpu_s=1.0, wall_s=1.0, stretch=0.99)}
+    assert points_of(idle, threads=1) == Points({("s", 1, "e"): 1.0}, 1.0)
     assert points_of({}, threads=1) == Points({}, 1.0)
 
 
 def test_ranks_that_are_alike_share_their_means() -> None:
     def rank(a: float, b: float, stretch: float) -> Points:
-        return Points({("s", 1): a, ("s", 4): b}, stretch)
+        return Points({("s", 1, "e"): a, ("s", 4, "e"): b}, stretch)
 
     found = pooled(
         [rank(1, 9, 2.0), rank(2, 8, 2.5), rank(2, 18, 2.0), rank(1, 10, 3.0)],
@@ -145,12 +146,17 @@ def conv_graph() -> Graph:
 
 
 def measured(
-    comm: PointToPoint, graph: Graph, *, budget_s: float = 0.01, prepare: Prepare = prepare
+    comm: PointToPoint,
+    graph: Graph,
+    *,
+    budget_s: float = 0.01,
+    attempt: Attempt = attempt,
+    engines: Sequence[str] = (DEFAULT,),
 ) -> Computation:
     devices = [Device(f"d/{rank}", 1, 1, host="d") for rank in range(comm.Get_size())]
     return measure_compute(
         comm, graph, Needs(graph), devices,
-        progress=NoProgress(), budget_s=budget_s, prepare=prepare,
+        progress=NoProgress(), budget_s=budget_s, engines=engines, attempt=attempt,
     )  # fmt: skip
 
 
@@ -181,9 +187,11 @@ def test_kernels_get_the_rows_they_need_of_ordinary_numbers() -> None:
         rows: Span,
         weights: Mapping[str, torch.Tensor],
         needs: Needs,
-    ) -> Kernel:
+        engine: str,
+    ) -> Kernel | None:
         weights_seen.update(weights)
-        kernel = prepare(graph, layer, rows, weights, needs)
+        kernel = attempt(graph, layer, rows, weights, needs, engine)
+        assert kernel is not None
 
         def run(*inputs: torch.Tensor) -> torch.Tensor:
             seen.append((layer.name, rows, tuple(tuple(x.shape) for x in inputs)))
@@ -197,7 +205,7 @@ def test_kernels_get_the_rows_they_need_of_ordinary_numbers() -> None:
         return Kernel(kernel.rows, kernel.needs, kernel.name, run)
 
     def work(comm: PointToPoint) -> object:
-        return measured(comm, graph, prepare=recording)
+        return measured(comm, graph, attempt=recording)
 
     on_ranks(1, work)
     assert set(seen) == {
@@ -226,8 +234,10 @@ def test_a_kernel_that_fails_on_one_rank_is_told_to_all(failing_call: int) -> No
         rows: Span,
         weights: Mapping[str, torch.Tensor],
         needs: Needs,
-    ) -> Kernel:
-        kernel = prepare(graph, layer, rows, weights, needs)
+        engine: str,
+    ) -> Kernel | None:
+        kernel = attempt(graph, layer, rows, weights, needs, engine)
+        assert kernel is not None
         calls = 0
 
         def run(*inputs: torch.Tensor) -> torch.Tensor:
@@ -241,7 +251,7 @@ def test_a_kernel_that_fails_on_one_rank_is_told_to_all(failing_call: int) -> No
 
     def work(comm: PointToPoint) -> object:
         local.rank = comm.Get_rank()
-        return measured(comm, graph, budget_s=0.1, prepare=failing)
+        return measured(comm, graph, budget_s=0.1, attempt=failing)
 
     for outcome in on_ranks(3, work):
         assert isinstance(outcome, ProfileError)

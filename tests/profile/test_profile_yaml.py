@@ -39,7 +39,12 @@ def make_profile() -> Profile:
     signatures = sorted({GRAPH.signatures[name] for name in "abc"})
     costs = tuple(
         {
-            signature: LayerCost(1e-5 * i, 1.23456e-6 * (k + 1), ((2, 3.5e-6), (8, 1.0625e-5)))
+            signature: LayerCost(
+                1e-5 * i,
+                1.23456e-6 * (k + 1),
+                ((2, 3.5e-6), (8, 1.0625e-5)),
+                ("onednn", "aten") if i else (),
+            )
             for k, signature in enumerate(signatures)
         }
         for i in range(3)
@@ -72,6 +77,7 @@ def test_a_saved_profile_reads_back(tmp_path: Path) -> None:
     for mine, theirs in zip(read.costs, made.costs, strict=True):
         assert set(mine) == set(theirs)
         for signature, cost in mine.items():
+            assert cost.engines == theirs[signature].engines
             assert cost.fixed_s == pytest.approx(theirs[signature].fixed_s, rel=1e-5)
             assert cost.per_row_s == pytest.approx(theirs[signature].per_row_s, rel=1e-5)
             for point, point_ in zip(cost.points, theirs[signature].points, strict=True):
