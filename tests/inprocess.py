@@ -1,7 +1,8 @@
 """All ranks of a job in this process, with plain torch beside them as the oracle.
 
-Buffers are poisoned before every request, so that a row which nobody wrote shows as NaN,
-and ranks take turns at random, so that an answer which depends on who is faster shows too.
+Memory is poisoned before every request, so that a row which nobody wrote shows as NaN. Ranks take
+turns at random and messages arrive as late as they may, so that an answer which depends on who is
+faster shows too.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from unittest import mock
 
 import torch
 from torch import fx, nn
@@ -20,8 +20,7 @@ from torch.utils import _pytree as pytree
 
 from edgeflow_mpi.graph.capture import capture
 from edgeflow_mpi.graph.needs import Needs
-from edgeflow_mpi.graph.types import Graph, TensorSpec
-from edgeflow_mpi.kernels.buffers import empty
+from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.model.exporting import decompose, export_module, output_names
 from edgeflow_mpi.partition.plan import Plan
 from edgeflow_mpi.partition.random import random_plan
@@ -127,10 +126,6 @@ def tolerance(module: nn.Module, *inputs: Tensor) -> tuple[tuple[Tensor, ...], f
     return reference, max(1e-5, 4 * relative_error(plain(module, *inputs), reference))
 
 
-def _poison(tensor: Tensor) -> None:
-    tensor.fill_(float("nan") if tensor.is_floating_point() or tensor.is_complex() else 77)
-
-
 class Job:
     """Every rank of one plan, ready for any number of requests."""
 
@@ -141,30 +136,26 @@ class Job:
         *,
         dropped: Transfer | None = None,
         seed: int = 0,
+        late: bool = True,
     ) -> None:
         self.model = model
         self.plan = plan
         self.tables: UnitTables = compile_tables(model.graph, model.needs, plan)
         verify_tables(model.graph, model.needs, self.tables)
-        self.network = MemoryNetwork(plan.ranks)
-        self._buffers: list[Tensor] = []
         self._random = Random(seed)
-        with mock.patch("edgeflow_mpi.runtime.storage.empty", self._empty):
-            self.executors = [
-                Executor(
-                    model.graph,
-                    model.needs,
-                    units,
-                    model.weights,
-                    self.network.transport(rank),
-                    dropped=dropped if dropped is not None and dropped.dest == rank else None,
-                )
-                for rank, units in enumerate(self.tables.ranks)
-            ]
-
-    def _empty(self, spec: TensorSpec, rows: int) -> Tensor:
-        self._buffers.append(empty(spec, rows))
-        return self._buffers[-1]
+        self.network = MemoryNetwork(plan.ranks, late=Random(seed + 1) if late else None)
+        self.executors = [
+            Executor(
+                model.graph,
+                model.needs,
+                self.tables,
+                rank,
+                model.weights,
+                self.network.transport(rank),
+                dropped=dropped if dropped is not None and dropped.dest == rank else None,
+            )
+            for rank in range(plan.ranks)
+        ]
 
     @property
     def transfers(self) -> tuple[Transfer, ...]:
@@ -176,15 +167,16 @@ class Job:
     def run(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """One request: the outputs on rank 0. A deadlock is an AssertionError."""
         graph, before = self.model.graph, self.network.delivered
-        for buffer in self._buffers:
-            _poison(buffer)
+        for executor in self.executors:
+            executor.storage.memory.fill_(0xFF)
         named = dict(zip((layer.name for layer in graph.inputs), inputs, strict=True))
         with torch.no_grad():
             for rank, executor in enumerate(self.executors):
                 executor.begin(named if rank == 0 else {})
             while not all(executor.finished for executor in self.executors):
                 turns = self._random.sample(self.executors, len(self.executors))
-                assert any(executor.step() for executor in turns), self._stuck()
+                stepped = any(executor.step() for executor in turns)
+                assert stepped or self.network.moving, self._stuck()
         assert all(executor.sends_complete for executor in self.executors), self._stuck()
         assert self.network.delivered - before == len(self.transfers)
         assert not self.network.sending

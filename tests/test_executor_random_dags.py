@@ -121,8 +121,9 @@ class TimedTransport(MemoryTransport):
     watch: Stopwatch
 
     def arrived(self, handles: Sequence[int]) -> list[int]:
-        there = super().arrived(handles)
-        return [h for h in there if self.watch.there_s(self._receives[h][1]) <= self.watch.now_s]
+        now_s = self.watch.now_s
+        due = [h for h in handles if self.watch.there_s(self._receives[h][1]) <= now_s]
+        return super().arrived(due)
 
 
 def played(job: Job, prediction: Prediction, inputs: Sequence[Tensor]) -> list[list[Unit]]:
@@ -172,7 +173,7 @@ def test_the_runtime_runs_units_in_the_predicted_order(seed: int) -> None:
         plan = random_plan(model.graph, model.needs, ranks, random)
         plan = with_boundary_first(plan, random)
         prediction = predict(model.graph, model.needs, profile, plan)
-        job = Job(model, plan, seed=seed)
+        job = Job(model, plan, seed=seed, late=False)
         done = played(job, prediction, inputs)
         for rank, units in enumerate(done):
             assert sorted(unit.index for unit in units) == list(range(len(job.tables.ranks[rank])))

@@ -142,7 +142,7 @@ def test_the_executor_paces_compute_units_and_rests_between_requests(clock: Fake
         return 0.5
 
     executor = Executor(
-        model.graph, model.needs, tables.ranks[0], model.weights,
+        model.graph, model.needs, tables, 0, model.weights,
         MemoryNetwork(1).transport(0), pace=Pace(seconds),
     )  # fmt: skip
     assert told == [layer.name for layer in model.graph.layers if layer.kind == "compute"]

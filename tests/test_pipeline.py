@@ -45,9 +45,13 @@ class LockedTransport(MemoryTransport):
 
     lock = RLock()
 
-    def start_receives(self) -> None:
+    def start_receives(self, handles: Sequence[int]) -> None:
         with self.lock:
-            super().start_receives()
+            super().start_receives(handles)
+
+    def settle(self, handles: Sequence[int]) -> None:
+        with self.lock:
+            super().settle(handles)
 
     def start_sends(self, handles: Sequence[int]) -> None:
         with self.lock:

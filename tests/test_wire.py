@@ -54,16 +54,17 @@ def run(graph: Graph, weights: dict[str, torch.Tensor], x: torch.Tensor, seed: i
     needs = Needs(graph)
     tables = compile_tables(graph, needs, random_plan(graph, needs, RANKS, random.Random(seed)))
     verify_tables(graph, needs, tables)
-    network = MemoryNetwork(RANKS)
+    network = MemoryNetwork(RANKS, late=random.Random(seed))
     ranks = [
-        Executor(graph, needs, tables.ranks[rank], weights, network.transport(rank))
+        Executor(graph, needs, tables, rank, weights, network.transport(rank))
         for rank in range(RANKS)
     ]
     for tensor in (torch.zeros_like(x), x):
         for rank, executor in enumerate(ranks):
             executor.begin({"x": tensor} if rank == 0 else {})
         while not all(executor.finished for executor in ranks):
-            assert any(executor.step() for executor in ranks), "deadlock"
+            stepped = any(executor.step() for executor in ranks)
+            assert stepped or network.moving, "deadlock"
     return ranks[0].outputs()["output0"]
 
 

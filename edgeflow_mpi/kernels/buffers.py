@@ -29,6 +29,17 @@ def empty(spec: TensorSpec, rows: int) -> torch.Tensor:
     return torch.empty([shape[dim] for dim in order], dtype=dtype).permute(inverse)
 
 
+def placed(spec: TensorSpec, rows: int, memory: torch.Tensor, offset: int) -> torch.Tensor:
+    """A piece like that of :func:`empty`, ``offset`` bytes from the start of ``memory``."""
+    order = spec.memory_order
+    shape = spec.shape_of(rows)
+    inverse = [order.index(dim) for dim in range(len(shape))]
+    dtype = getattr(torch, spec.dtype)
+    size = math.prod(shape) * dtype.itemsize
+    flat = memory[offset : offset + size].view(dtype)
+    return flat.view([shape[dim] for dim in order]).permute(inverse)
+
+
 def runs(spec: TensorSpec) -> tuple[int, int]:
     """(number of contiguous runs, elements of one row in one run) of a piece in memory.
 

@@ -1,6 +1,6 @@
 """One partitioner's plan, judged: what it takes, what it needs, what it moves.
 
-A plan is judged by :mod:`edgeflow_mpi.partition.cost` and :mod:`edgeflow_mpi.partition.memory`;
+A plan is judged by :mod:`edgeflow_mpi.partition.cost` and :mod:`edgeflow_mpi.units.memory`;
 nothing is run.
 """
 
@@ -14,8 +14,8 @@ from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.partition.cost import Prediction, predict
 from edgeflow_mpi.partition.graphs import graph_for
-from edgeflow_mpi.partition.memory import DeviceMemory, plan_memory
 from edgeflow_mpi.partition.plan import Plan, computing_ranks
+from edgeflow_mpi.units.memory import DeviceMemory, plan_memory
 
 
 @dataclass(frozen=True)

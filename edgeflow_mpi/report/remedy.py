@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from edgeflow_mpi.cluster.profile import Link, Profile
 from edgeflow_mpi.cluster.subset import subset
 from edgeflow_mpi.partition.cost import layer_cost
-from edgeflow_mpi.partition.memory import plan_memory
 from edgeflow_mpi.partition.plan import Plan, computing_ranks
 from edgeflow_mpi.partition.relocate import spread_out
 from edgeflow_mpi.partition.search import device_sets, schemes
@@ -22,6 +21,7 @@ from edgeflow_mpi.partition.simulator.simulator import Simulator
 from edgeflow_mpi.progress import Progress
 from edgeflow_mpi.report.candidates import Task, overflowing
 from edgeflow_mpi.report.planning import Comparison
+from edgeflow_mpi.units.memory import plan_memory
 
 WORTH_IT = 1.2
 """The gain over one device that a remedy must give."""

@@ -2,8 +2,10 @@
 
 It is a small state machine. :meth:`Executor.step` looks at what has arrived and runs at most
 one unit; waiting is the caller's business (a :class:`~edgeflow_mpi.runtime.pipeline.Pipeline`
-in a job, a round-robin over all ranks in a test). Receives are posted when a request begins;
-sends start when their unit is done and are complete before the next request.
+in a job, a round-robin over all ranks in a test). Receives are posted when a request begins, those
+into memory that is used before as soon as it is free; sends start when their unit is done and are
+complete before the next request. That memory is shared rests on this order: a unit that is ready
+never runs after one of lower priority (:mod:`edgeflow_mpi.units.precedence`).
 """
 
 from __future__ import annotations
@@ -28,7 +30,16 @@ from edgeflow_mpi.runtime.meter import Meter, Part
 from edgeflow_mpi.runtime.pace import Pace
 from edgeflow_mpi.runtime.storage import Reader, Storage
 from edgeflow_mpi.runtime.transport import Transport
-from edgeflow_mpi.units.tables import Transfer, Unit, local_sources, units_by_layer
+from edgeflow_mpi.units.arena import lay_out
+from edgeflow_mpi.units.buffers import fixed_layers
+from edgeflow_mpi.units.precedence import Precedence
+from edgeflow_mpi.units.tables import (
+    Transfer,
+    Unit,
+    UnitTables,
+    local_sources,
+    units_by_layer,
+)
 
 Tensor = torch.Tensor
 
@@ -42,6 +53,8 @@ class _Task:
     compute: Callable[..., object]
     packs: tuple[Callable[[], object], ...]
     sends: tuple[int, ...]
+    settled: tuple[int, ...]
+    opens: tuple[int, ...]
     feeds: tuple[int, ...]
     reads: tuple[str, ...]
     needs_local: int
@@ -65,28 +78,31 @@ class Executor:
     Parameters
     ----------
     graph, needs : the layer DAG and its row algebra.
-    units : this rank's verified table.
+    tables : verified tables.
+    rank : whose units to run.
     weights : every weight that the table's layers name.
     transport : channels to the other ranks.
     keep : keep every tensor until the next request, for comparing layer by layer.
     dropped : a transfer whose first row is overwritten with zeros when it arrives, to
         prove that a comparison notices.
     pace : makes units take as long as on a slower device.
-    shares : an executor of the same table whose kernels and clock are used, so that several
-        requests can be under way at once.
+    shares : an executor of the same table whose kernels, layout and clock are used, so that
+        several requests can be under way at once.
     meter : takes down what each unit's time is spent on.
 
     Attributes
     ----------
     clock : computing and waiting time of this rank.
-    units_run : how many units have run in all.
+    arena : where this rank's tensors lie.
+    direct : the layers whose kernels compute straight into the arena.
     """
 
     def __init__(
         self,
         graph: Graph,
         needs: Needs,
-        units: Sequence[Unit],
+        tables: UnitTables,
+        rank: int,
         weights: Mapping[str, Tensor],
         transport: Transport,
         *,
@@ -98,8 +114,6 @@ class Executor:
     ) -> None:
         self._meter = meter
         self.clock: Clock = Clock() if shares is None else shares.clock
-        self._kernels: dict[int, Kernel] = {} if shares is None else shares._kernels
-        self.storage = Storage(graph, units)
         self._graph = graph
         self._transport = transport if meter is None else meter.over(transport)
         self._dropped = dropped
@@ -109,7 +123,21 @@ class Executor:
         self._receives: list[Transfer] = []
         self._sends: list[Transfer] = []
         self._unpacks: list[Callable[[], object] | None] = []
-        self._tasks = self._prepare(needs, units, weights, keep)
+        units = tables.ranks[rank]
+        if shares is None:
+            self._kernels = [self._kernel(needs, unit, weights) for unit in units]
+            self.direct = direct_layers(units, self._kernels)
+            loose = frozenset(unit.layer for unit in units) - self.direct - fixed_layers(units)
+            precedence = None if keep else Precedence(tables)
+            self.arena = lay_out(graph, tables, rank, precedence, loose)
+        else:
+            self._kernels, self.direct, self.arena = shares._kernels, shares.direct, shares.arena
+        self.storage = Storage(graph, units, self.arena)
+        self._tasks = self._prepare(units, keep)
+        self._open_at_once = tuple(
+            handle for handle, t in enumerate(self._receives) if t not in self.arena.gates
+        )
+        self._closed: dict[int, int] = {}
         self._readers_of = self._waiters()
         self._reads = Counter(name for task in self._tasks for name in task.reads)
         self._unread: Counter[str] = Counter()
@@ -121,13 +149,7 @@ class Executor:
         self._left = 0
         self._trace: list[tuple[float, float]] = [(0.0, 0.0)] * len(self._tasks)
 
-    def _prepare(
-        self,
-        needs: Needs,
-        units: Sequence[Unit],
-        weights: Mapping[str, Tensor],
-        keep: bool,
-    ) -> tuple[_Task, ...]:
+    def _prepare(self, units: Sequence[Unit], keep: bool) -> tuple[_Task, ...]:
         pieces = units_by_layer(units)
         feeds: dict[int, list[int]] = {i: [] for i in range(len(units))}
         for i, unit in enumerate(units):
@@ -143,6 +165,15 @@ class Executor:
                         incoming[transfer] = self._transport.open_receive(transfer, region)
                         self._receives.append(transfer)
                         self._unpacks.append(self._conversion(transfer))
+        sends = {t: self._open_send(t) for unit in units for t in unit.forwards}
+        self._gates = {
+            incoming[transfer]: (len(gate.units), tuple(sends[t] for t in gate.sends))
+            for transfer, gate in self.arena.gates.items()
+        }
+        opens: dict[int, list[int]] = {}
+        for transfer, gate in self.arena.gates.items():
+            for index in gate.units:
+                opens.setdefault(index, []).append(incoming[transfer])
         tasks = []
         for i, unit in enumerate(units):
             transfers = {incoming[t] for need in unit.requirements for t in need.transfers}
@@ -150,9 +181,11 @@ class Executor:
                 _Task(
                     unit,
                     tuple(self.storage.reader(n.producer, n.rows) for n in unit.requirements),
-                    self._compute(needs, unit, weights),
+                    self._compute(unit, self._kernels[i]),
                     tuple(pack for t in unit.forwards if (pack := self._conversion(t))),
-                    tuple(self._open_send(transfer) for transfer in unit.forwards),
+                    tuple(sends[transfer] for transfer in unit.forwards),
+                    tuple(sends[transfer] for transfer in self.arena.settled.get(i, ())),
+                    tuple(opens.get(i, ())),
                     tuple(feeds[i]),
                     () if keep else tuple(need.producer for need in unit.requirements),
                     sum(len(local_sources(need, pieces)) for need in unit.requirements),
@@ -165,9 +198,14 @@ class Executor:
         self._sends.append(transfer)
         return self._transport.open_send(transfer, self.storage.region(transfer))
 
-    def _compute(
-        self, needs: Needs, unit: Unit, weights: Mapping[str, Tensor]
-    ) -> Callable[..., object]:
+    def _kernel(self, needs: Needs, unit: Unit, weights: Mapping[str, Tensor]) -> Kernel | None:
+        """What computes the unit; None for one that takes a request or gives an answer."""
+        layer = self._graph.by_name[unit.layer]
+        if layer.kind in ("input", "output"):
+            return None
+        return prepare(self._graph, layer, unit.rows, weights, needs, unit.engine)
+
+    def _compute(self, unit: Unit, kernel: Kernel | None) -> Callable[..., object]:
         """What runs the unit and keeps its result, straight in its buffer if the kernel can."""
         layer = self._graph.by_name[unit.layer]
         write, place = self.storage.writer(unit), self.storage.place(unit)
@@ -178,18 +216,13 @@ class Executor:
             return self._metered(
                 "copy", lambda: write(self._request[layer.name].contiguous(memory_format=form))
             )
-        if layer.kind == "output":
+        if kernel is None:
 
             def answer(tensor: Tensor) -> None:
                 self._outputs[layer.name] = tensor.clone(memory_format=torch.contiguous_format)
                 write(self._outputs[layer.name])
 
             return self._metered("copy", answer)
-        if unit.index not in self._kernels:
-            self._kernels[unit.index] = prepare(
-                self._graph, layer, unit.rows, weights, needs, unit.engine
-            )
-        kernel = self._kernels[unit.index]
         # A paced unit remembers its result, which must not be in memory that is used again.
         run = kernel.run if self._pace is None else self._pace.wrap(unit, kernel.run)
         if place is not None and kernel.into is not None and self._pace is None:
@@ -216,9 +249,9 @@ class Executor:
     def engines(self) -> tuple[tuple[Unit, str], ...]:
         """The compute units, each with the name of the engine that computes it."""
         return tuple(
-            (task.unit, self._kernels[task.unit.index].engine)
-            for task in self._tasks
-            if task.unit.index in self._kernels
+            (task.unit, kernel.engine)
+            for task, kernel in zip(self._tasks, self._kernels, strict=True)
+            if kernel is not None
         )
 
     @property
@@ -244,7 +277,8 @@ class Executor:
         self._left = len(self._tasks)
         if self._meter is not None:
             self._meter.begin()
-        self._transport.start_receives()
+        self._closed = {handle: units for handle, (units, _) in self._gates.items()}
+        self._transport.start_receives(self._open_at_once)
         for i in range(len(self._tasks)):
             if self._missing_local[i] == 0:
                 self._locally_ready(i)
@@ -297,6 +331,8 @@ class Executor:
         started_s = time.perf_counter()
         i = heapq.heappop(self._ready)
         task = self._tasks[i]
+        if task.settled:
+            self._transport.settle(task.settled)
         try:
             task.compute(*[read() for read in task.readers])
         except EdgeflowError:
@@ -310,6 +346,8 @@ class Executor:
             pack()
         if task.sends:
             self._transport.start_sends(task.sends)
+        for handle in task.opens:
+            self._open(handle)
         for name in task.reads:
             self._unread[name] -= 1
             if not self._unread[name]:
@@ -325,6 +363,15 @@ class Executor:
         if self._meter is not None:
             self._meter.close(i, last=self._left == 0)
         return True
+
+    def _open(self, handle: int) -> None:
+        """One unit less to wait for before a receive is posted."""
+        self._closed[handle] -= 1
+        if self._closed[handle] == 0:
+            sends = self._gates[handle][1]
+            if sends:
+                self._transport.settle(sends)
+            self._transport.start_receives((handle,))
 
     def rest(self) -> None:
         """The rank does nothing for a while; paced units begin anew."""
@@ -366,6 +413,13 @@ class Executor:
 
     def close(self) -> None:
         self._transport.close()
+
+
+def direct_layers(units: Sequence[Unit], kernels: Sequence[Kernel | None]) -> frozenset[str]:
+    """Layers whose kernels all compute straight into memory that they are given."""
+    pairs = list(zip(units, kernels, strict=True))
+    others = {unit.layer for unit, kernel in pairs if kernel is None or kernel.into is None}
+    return frozenset(unit.layer for unit in units) - others
 
 
 def _more(transfers: Sequence[Transfer]) -> str:

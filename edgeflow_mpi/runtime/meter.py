@@ -118,6 +118,7 @@ class _Metered:
         self._start_receives = timed("requests", transport.start_receives)
         self._start_sends = timed("requests", transport.start_sends)
         self._arrived = timed("requests", transport.arrived)
+        self._settle = timed("requests", transport.settle)
         self._sends_complete = timed("requests", transport.sends_complete)
 
     def open_receive(self, transfer: Transfer, region: Region) -> int:
@@ -126,8 +127,8 @@ class _Metered:
     def open_send(self, transfer: Transfer, region: Region) -> int:
         return self.transport.open_send(transfer, region)
 
-    def start_receives(self) -> None:
-        self._start_receives()
+    def start_receives(self, handles: Sequence[int]) -> None:
+        self._start_receives(handles)
 
     def start_sends(self, handles: Sequence[int]) -> None:
         self._start_sends(handles)
@@ -135,6 +136,9 @@ class _Metered:
     def arrived(self, handles: Sequence[int]) -> list[int]:
         found: list[int] = self._arrived(handles)
         return found
+
+    def settle(self, handles: Sequence[int]) -> None:
+        self._settle(handles)
 
     def sends_complete(self) -> bool:
         return bool(self._sends_complete())

@@ -44,9 +44,9 @@ class MpiTransport:
         self._types.append(kind.Commit())
         return memory, 1, kind
 
-    def start_receives(self) -> None:
-        if self._receives:
-            MPI.Prequest.Startall(self._receives)
+    def start_receives(self, handles: Sequence[int]) -> None:
+        if handles:
+            MPI.Prequest.Startall([self._receives[handle] for handle in handles])
 
     def start_sends(self, handles: Sequence[int]) -> None:
         requests = [self._sends[handle] for handle in handles]
@@ -57,6 +57,10 @@ class MpiTransport:
         # A completed persistent request stays inactive, and MPI skips it from then on.
         done = MPI.Request.Testsome([self._receives[handle] for handle in handles])
         return [handles[index] for index in done] if done else []
+
+    def settle(self, handles: Sequence[int]) -> None:
+        # They have arrived, so this waits for nobody: it only lets MPI notice.
+        MPI.Request.Waitall([self._sends[handle] for handle in handles])
 
     def sends_complete(self) -> bool:
         if self._started and not MPI.Request.Testall(self._started):

@@ -75,7 +75,7 @@ class Session:
         self._executors: list[Executor] = []
         for transport in transports:
             executor = Executor(
-                graph, needs, tables.ranks[rank], weights, transport,
+                graph, needs, tables, rank, weights, transport,
                 keep=keep, dropped=dropped, pace=pace, shares=next(iter(self._executors), None),
                 meter=self.meter,
             )  # fmt: skip

@@ -1,23 +1,24 @@
-"""Where a rank keeps tensors: fixed memory for what travels, references for what does not.
+"""Where a rank keeps tensors: fixed places in one block of memory.
 
-A tensor of which rows are sent or received has a *static* buffer, allocated once: received
-rows land in it beside the computed ones, and messages leave straight from it. So has one that
-is computed in several pieces. Any other tensor is whatever its kernel returned, and is dropped
-after its last reader.
+The :mod:`arena <edgeflow_mpi.units.arena>` says where. Received rows land in a tensor's place
+beside the computed ones, messages leave straight from it, and kernels compute into it. What a
+kernel cannot compute into memory that it is given, and nobody sends, is *loose*: whatever the
+kernel returned, dropped after its last reader.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 
 from edgeflow_mpi.graph.types import Graph, Layer
-from edgeflow_mpi.kernels.buffers import empty
+from edgeflow_mpi.kernels.buffers import placed
 from edgeflow_mpi.runtime.transport import Region
 from edgeflow_mpi.spans import EMPTY, Span
-from edgeflow_mpi.units.tables import Transfer, Unit, units_by_layer
+from edgeflow_mpi.units.arena import Arena
+from edgeflow_mpi.units.tables import Transfer, Unit
 
 Tensor = torch.Tensor
 Reader = Callable[[], Tensor]
@@ -30,14 +31,14 @@ class Storage:
     ----------
     graph : the layer DAG.
     units : this rank's units.
+    arena : places of all tensors that are not loose.
 
-    Notes
-    -----
-    A static buffer covers the hull of the rows that are computed here and those that
-    arrive. Summands of one layer have a buffer per source rank instead.
+    Attributes
+    ----------
+    memory : uint8, the arena.
     """
 
-    def __init__(self, graph: Graph, units: Sequence[Unit]) -> None:
+    def __init__(self, graph: Graph, units: Sequence[Unit], arena: Arena) -> None:
         self._graph = graph
         self._rank = units[0].rank if units else 0
         self._computed: dict[str, Span] = {}
@@ -50,38 +51,17 @@ class Storage:
         self._summands: dict[str, dict[int, Tensor]] = {}
         self._live: dict[str, Tensor] = {}
         self._wire: dict[Transfer, Tensor] = {}
-        incoming = {t for unit in units for need in unit.requirements for t in need.transfers}
-        outgoing = {t for unit in units for t in unit.forwards}
-        divided = [name for name, pieces in units_by_layer(units).items() if len(pieces) > 1]
-        self._allocate(sorted(incoming), sorted(outgoing), divided)
-
-    def _allocate(
-        self, incoming: Iterable[Transfer], outgoing: Iterable[Transfer], divided: Iterable[str]
-    ) -> None:
-        held = {name: self._computed[name] for name in divided}
-        for transfer in (*incoming, *outgoing):
-            name = transfer.producer
-            layer = self._graph.by_name[name]
-            if layer.combine:
-                pieces = self._summands.setdefault(name, {})
-                pieces.setdefault(transfer.source, empty(layer.out, 1))
+        self.memory = torch.empty(arena.size_bytes, dtype=torch.uint8)
+        for buffer, offset in arena.places:
+            tensor = placed(buffer.spec, buffer.rows.rows, self.memory, offset)
+            name, source, transfer = buffer.key
+            if transfer is not None:
+                self._wire[transfer] = tensor
+            elif source is not None:
+                self._summands.setdefault(name, {})[source] = tensor
             else:
-                held[name] = held.get(name, self._computed.get(name, EMPTY)).hull(transfer.rows)
-        for name, pieces in self._summands.items():
-            if name in self._computed:
-                pieces.setdefault(self._rank, empty(self._graph.by_name[name].out, 1))
-        for name, rows in held.items():
-            layer = self._graph.by_name[name]
-            self._base[name] = rows.start
-            self._buffers[name] = empty(layer.out, rows.rows)
-
-    @property
-    def static_bytes(self) -> int:
-        """Bytes of all static buffers."""
-        tensors = [*self._buffers.values(), *self._wire.values()]
-        for pieces in self._summands.values():
-            tensors += pieces.values()
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+                self._base[name] = buffer.rows.start
+                self._buffers[name] = tensor
 
     def region(self, transfer: Transfer) -> Region:
         """The memory that a transfer fills here, or is read from."""
@@ -89,10 +69,8 @@ class Storage:
         if layer.combine:
             return Region.of(self._summands[layer.name][transfer.source], layer.out, 0, 1)
         if layer.out.wire is not None:
-            narrow, rows = replace(layer.out, dtype=layer.out.wire), transfer.rows.rows
-            if transfer not in self._wire:
-                self._wire[transfer] = empty(narrow, rows)
-            return Region.of(self._wire[transfer], narrow, 0, rows)
+            narrow = replace(layer.out, dtype=layer.out.wire)
+            return Region.of(self._wire[transfer], narrow, 0, transfer.rows.rows)
         buffer, base = self._buffers[layer.name], self._base[layer.name]
         return Region.of(buffer, layer.out, transfer.rows.start - base, transfer.rows.rows)
 

@@ -57,14 +57,17 @@ class Transport(Protocol):
     def open_send(self, transfer: Transfer, region: Region) -> int:
         """A channel that reads ``region``."""
 
-    def start_receives(self) -> None:
-        """Post every receive; all of the last request's must be complete."""
+    def start_receives(self, handles: Sequence[int]) -> None:
+        """Post these receives; those of the last request must be complete."""
 
     def start_sends(self, handles: Sequence[int]) -> None:
         """Send what is in the regions now; they must not change until complete."""
 
     def arrived(self, handles: Sequence[int]) -> list[int]:
         """Which of these receives have completed since they were started; never blocks."""
+
+    def settle(self, handles: Sequence[int]) -> None:
+        """Complete these sends, which have arrived: their regions are going to change."""
 
     def sends_complete(self) -> bool:
         """Whether every started send has completed; never blocks."""

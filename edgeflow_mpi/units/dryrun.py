@@ -52,11 +52,19 @@ def dry_run(tables: UnitTables) -> tuple[tuple[Unit, ...], ...]:
         Where units are left that nothing will ever make ready. It names one, nearest to the
         root of the matter, what it had got and what it waits for.
     """
+    done: list[list[Unit]] = [[] for _ in tables.ranks]
+    for rank, position in run_order(tables):
+        done[rank].append(tables.ranks[rank][position])
+    return tuple(tuple(units) for units in done)
+
+
+def run_order(tables: UnitTables) -> tuple[tuple[int, int], ...]:
+    """(rank, position) of all units in the order of this run; raises as :func:`dry_run` does."""
     run = _Run(tables)
     while run.step():
         pass
     run.check_finished()
-    return tuple(tuple(units) for units in run.done)
+    return tuple(run.order)
 
 
 class _Run:
@@ -68,7 +76,7 @@ class _Run:
         self._missing: dict[_UnitKey, set[_Event]] = {}
         self._waiting: dict[_Event, list[_UnitKey]] = {}
         self._ready: list[list[int]] = [[] for _ in tables.ranks]
-        self.done: list[list[Unit]] = [[] for _ in tables.ranks]
+        self.order: list[_UnitKey] = []
         for rank, units in enumerate(tables.ranks):
             for position, unit in enumerate(units):
                 self._missing[rank, position] = set(self._events(unit, rank))
@@ -82,7 +90,7 @@ class _Run:
         started = [(rank, heapq.heappop(ready)) for rank, ready in enumerate(self._ready) if ready]
         for rank, position in started:
             unit = self._tables.ranks[rank][position]
-            self.done[rank].append(unit)
+            self.order.append((rank, position))
             self._happened(_Computed(unit.layer, rank, unit.index))
             for transfer in unit.forwards:
                 self._happened(transfer)

@@ -51,10 +51,13 @@ def test_rows_of_a_batch_travel_in_place(comm: MPI.Intracomm, rows: Span) -> Non
     for turn in range(3):
         mine.copy_(torch.arange(mine.numel()).reshape(mine.shape) + 1000.0 * comm.rank + turn)
         theirs.fill_(-1)
-        transport.start_receives()
+        transport.start_receives([receive])
         transport.start_sends([send])
         wait_until(lambda: transport.arrived([receive]) == [receive])
-        wait_until(transport.sends_complete)
+        assert transport.arrived([receive]) == []  # once is enough, and it is not posted again
+        comm.Barrier()  # after which the next rank has it as well
+        transport.settle([send])
+        assert transport.sends_complete()
         assert transport.untaken() == []
         expected = torch.full_like(theirs, -1)
         sent = mine + 1000.0 * (before - comm.rank)
@@ -81,7 +84,7 @@ def test_what_nobody_takes_is_known(comm: MPI.Intracomm) -> None:
     assert transport.untaken() == [send]
     assert not transport.sends_complete()
     comm.Barrier()  # nobody asks for a message before its sender has looked
-    transport.start_receives()
+    transport.start_receives([receive])
     wait_until(lambda: transport.arrived([receive]) == [receive])
     wait_until(transport.sends_complete)
     transport.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -22,11 +22,12 @@ from edgeflow_mpi.graph.pixels import with_pixels
 from edgeflow_mpi.kernels import prepare
 from edgeflow_mpi.kernels.registry import usable_engines
 from edgeflow_mpi.partition.graphs import graph_for
-from edgeflow_mpi.partition.memory import DeviceMemory, plan_memory
 from edgeflow_mpi.partition.plan import LayerPlan, Plan
 from edgeflow_mpi.partition.random import random_plan
 from edgeflow_mpi.partition.search import PARTITIONERS, schemes
 from edgeflow_mpi.runtime.distribute import needed_weights
+from edgeflow_mpi.units.memory import DeviceMemory, plan_memory, rank_memory
+from edgeflow_mpi.units.precedence import Precedence
 from edgeflow_mpi.units.tables import UnitTables
 from tests.division_cases import divided, random_division
 from tests.inprocess import Job, Model, build
@@ -126,7 +127,15 @@ def model(request: pytest.FixtureRequest) -> Model:
     return MODELS[request.param]()
 
 
-def measured(model: Model, plan: Plan) -> tuple[DeviceMemory, ...]:
+@dataclass(frozen=True)
+class Held:
+    """What a rank was to hold, knowing its kernels, and what it really held."""
+
+    computed: DeviceMemory
+    found: DeviceMemory
+
+
+def measured(model: Model, plan: Plan) -> tuple[Held, ...]:
     """What every rank of an in-process job really holds."""
     job = Job(model, plan)
     inputs = [
@@ -144,13 +153,17 @@ def measured(model: Model, plan: Plan) -> tuple[DeviceMemory, ...]:
                 with tracker:
                     executor.step()
     requests = sum(x.numel() * x.element_size() for x in inputs)
+    precedence = Precedence(job.tables)
     return tuple(
-        DeviceMemory(
-            _weights_bytes(model, job.tables, rank),
-            job.executors[rank].storage.static_bytes,
-            trackers[rank].peak + (requests if rank == 0 else 0),
+        Held(
+            rank_memory(model.graph, job.tables, rank, precedence, executor.direct),
+            DeviceMemory(
+                _weights_bytes(model, job.tables, rank),
+                executor.storage.memory.numel(),
+                trackers[rank].peak + (requests if rank == 0 else 0),
+            ),
         )
-        for rank in range(plan.ranks)
+        for rank, executor in enumerate(job.executors)
     )
 
 
@@ -162,27 +175,33 @@ def _weights_bytes(model: Model, tables: UnitTables, rank: int) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in held)
 
 
-@pytest.mark.parametrize("seed", range(8))
+def check(held: Held, planned: DeviceMemory) -> None:
+    """Who knows the kernels knows what is held; the plan alone tells it roughly."""
+    computed, found = held.computed, held.found
+    assert (computed.weights_bytes, computed.arena_bytes) == (
+        found.weights_bytes,
+        found.arena_bytes,
+    )
+    # Nothing but the sums of summands, of one row each, is left out; kernels that fuse need less.
+    assert found.live_bytes <= computed.live_bytes + 1024
+    assert planned.weights_bytes == found.weights_bytes
+    assert 1.2 * planned.peak_bytes + 1024 >= found.peak_bytes
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["all-engines", "plain-engines"])
+@pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 def test_the_runtime_holds_what_was_computed(
-    model: Model, ranks: int, seed: int, monkeypatch: pytest.MonkeyPatch
+    model: Model, ranks: int, seed: int, plain: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if plain:
+        monkeypatch.setattr(prepare, "usable_engines", lambda: usable_engines()[-2:])
     plan = random_plan(model.graph, model.needs, ranks, Random(seed))
-    computed = plan_memory(model.graph, model.needs, plan)
-    # Engines that fuse more hold less.
-    everything = measured(model, plan)
-    for here, there in zip(computed, everything, strict=True):
-        assert there.live_bytes <= here.live_bytes + 1024
-    monkeypatch.setattr(prepare, "usable_engines", lambda: usable_engines()[-2:])
-    found = measured(model, plan)
-    for rank, (here, there) in enumerate(zip(computed, found, strict=True)):
-        assert (here.weights_bytes, here.buffers_bytes) == (
-            there.weights_bytes,
-            there.buffers_bytes,
-        )
-        # Nothing but the sums of summands, of one row each, is left out; kernels that compute
-        # straight into a buffer hold less.
-        assert there.live_bytes <= here.live_bytes + 1024, (rank, here, there)
+    planned = plan_memory(model.graph, model.needs, plan)
+    for held, expected in zip(measured(model, plan), planned, strict=True):
+        check(held, expected)
+        if plain:
+            assert held.computed.peak_bytes <= 1.3 * held.found.peak_bytes + 1024
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -193,39 +212,29 @@ def test_the_runtime_holds_parts_of_weights(name: str, seed: int) -> None:
     model = MODELS[name]()
     model = divided(model, random_division(model.graph, random, random.choice([0.5, 1.0])))
     plan = random_plan(model.graph, model.needs, random.choice([1, 2, 4]), random)
-    pairs = zip(plan_memory(model.graph, model.needs, plan), measured(model, plan), strict=True)
-    for here, there in pairs:
-        assert here.weights_bytes == there.weights_bytes
-        assert here.buffers_bytes == there.buffers_bytes
-        assert here.live_bytes >= there.live_bytes - 1024
+    planned = plan_memory(model.graph, model.needs, plan)
+    for held, expected in zip(measured(model, plan), planned, strict=True):
+        check(held, expected)
 
 
-def test_one_device_holds_every_weight_and_no_buffers() -> None:
+def test_one_device_holds_every_weight_and_little_else() -> None:
     model = residual()
     layers = {layer.name: LayerPlan.whole(layer.rows, 2, 0) for layer in model.graph.layers}
     plan = Plan("single", 2, layers, tuple(layers))
     first, second = plan_memory(model.graph, model.needs, plan)
-    weights = sum(spec.size_bytes for _, spec in model.graph.weights)
-    assert (first.weights_bytes, first.buffers_bytes) == (weights, 0)
-    assert first.peak_bytes == weights + first.live_bytes > weights
+    assert first.weights_bytes == sum(spec.size_bytes for _, spec in model.graph.weights)
+    maps = [layer.out.size_bytes for layer in model.graph.layers]
+    assert max(maps) < first.arena_bytes < sum(maps)
     assert second.peak_bytes == 0
 
 
 @pytest.mark.parametrize("name", [name for name in PARTITIONERS if name != "joint"])
-def test_plans_of_partitioners_need_what_was_computed(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Relays, which only ``gather`` has, pass their input on: a copy too many is counted."""
-    monkeypatch.setattr(prepare, "usable_engines", lambda: usable_engines()[-2:])
+def test_plans_of_partitioners_need_what_was_computed(name: str) -> None:
     plain = residual()
     graph = graph_for(name, plain.graph)
     model = replace(plain, graph=graph, needs=Needs(graph))
     profile = cluster_profile(parse_cluster(cluster(1, 1, 1, mbps=10_000, ms=0.001), "c"), graph)
     plan = schemes()[name].partition(graph, model.needs, profile, (0, 1, 2))
-    pairs = zip(plan_memory(graph, model.needs, plan), measured(model, plan), strict=True)
-    for here, there in pairs:
-        assert (here.weights_bytes, here.buffers_bytes) == (
-            there.weights_bytes,
-            there.buffers_bytes,
-        )
-        assert there.live_bytes <= here.live_bytes + 1024
+    planned = plan_memory(graph, model.needs, plan)
+    for held, expected in zip(measured(model, plan), planned, strict=True):
+        check(held, expected)

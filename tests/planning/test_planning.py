@@ -15,7 +15,6 @@ from planning_cases import BRANCHES, GRAPH, LARGE, cluster, task
 from edgeflow_mpi.cluster.subset import subset
 from edgeflow_mpi.errors import PlanError
 from edgeflow_mpi.partition.cost import predict
-from edgeflow_mpi.partition.memory import plan_memory
 from edgeflow_mpi.partition.plan import check_plan
 from edgeflow_mpi.partition.relocate import narrowed, spread_out
 from edgeflow_mpi.progress import NoProgress
@@ -24,6 +23,7 @@ from edgeflow_mpi.report.plan_report import page, to_json, write_json
 from edgeflow_mpi.report.planning import Comparison, compare_partitioners
 from edgeflow_mpi.report.remedy import WORTH_IT, faster_network, find_remedy
 from edgeflow_mpi.report.verdict import verdict
+from edgeflow_mpi.units.memory import plan_memory
 
 QUICK = ("equal", "proportional", "single")
 KEYS = {
