@@ -7,5 +7,5 @@ DEFAULT = "default"
 AUTO = "auto"
 """In place of an engine's name: for every layer the one that was measured to be the fastest."""
 
-ENGINES = ("winograd", "pointwise", "channelwise", "onednn", "aten")
+ENGINES = ("winograd", "pointwise", "channelwise", "direct", "onednn", "aten")
 """Those of :mod:`edgeflow_mpi.kernels.registry`, for a command line without torch."""

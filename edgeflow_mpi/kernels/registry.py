@@ -7,13 +7,15 @@ from functools import cache
 from edgeflow_mpi.errors import InputError
 from edgeflow_mpi.kernels.aten import Aten
 from edgeflow_mpi.kernels.channelwise.engine import Channelwise
+from edgeflow_mpi.kernels.direct.engine import Direct
 from edgeflow_mpi.kernels.engine import Engine
 from edgeflow_mpi.kernels.onednn import OneDnn
 from edgeflow_mpi.kernels.pointwise.engine import Pointwise
 from edgeflow_mpi.kernels.winograd.engine import Winograd
 
 ENGINES: dict[str, Engine] = {
-    engine.name: engine for engine in (Winograd(), Pointwise(), Channelwise(), OneDnn(), Aten())
+    engine.name: engine
+    for engine in (Winograd(), Pointwise(), Channelwise(), Direct(), OneDnn(), Aten())
 }
 """By name. Where nothing was measured the first that is available and can do a layer does it;
 the last can do all."""

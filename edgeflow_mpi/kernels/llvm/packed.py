@@ -53,13 +53,14 @@ def packed_weights(
     ``transform`` is float64, and ``name`` tells it from others. What was packed holds on to the
     weights, so that their address is theirs alone.
     """
-    key = (_identity(weight), None if bias is None else _identity(bias), name, panel)
+    key = (identity(weight), None if bias is None else identity(bias), name, panel)
     found = _packed.get(key)
     if found is None:
         found = _packed[key] = PackedWeights(weight, bias, transform, panel)
     return found
 
 
-def _identity(tensor: Tensor) -> tuple[object, ...]:
+def identity(tensor: Tensor) -> tuple[object, ...]:
+    """What tells weights from all others, as long as they live and nobody writes to them."""
     version = -1 if tensor.is_inference() else tensor._version
     return tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), version
