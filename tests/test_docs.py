@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import latency, lp_vs_exact, planners
+from bench import latency, lp_vs_exact, overlap, planners, steady
 from bench.engines import __main__ as engines
 from edgeflow_mpi.examples import digits
 from edgeflow_mpi.job.options import build_parser
@@ -55,6 +55,8 @@ def known_options() -> set[str]:
         latency._parser(),
         lp_vs_exact._parser(),
         planners._parser(),
+        overlap._parser(),
+        steady._parser(),
         engines._parser(),
         digits._parser(),
     )
