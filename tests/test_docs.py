@@ -11,6 +11,7 @@ import pytest
 
 from bench import latency, lp_vs_exact, overlap, planners, steady
 from bench.engines import __main__ as engines
+from bench.policies import __main__ as policies
 from edgeflow_mpi.examples import digits
 from edgeflow_mpi.job.options import build_parser
 
@@ -58,6 +59,7 @@ def known_options() -> set[str]:
         overlap._parser(),
         steady._parser(),
         engines._parser(),
+        policies._parser(),
         digits._parser(),
     )
     found = {option for parser in parsers for option in options_of(parser)}

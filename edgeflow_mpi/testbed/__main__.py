@@ -52,6 +52,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--network-only", action="store_true",
         help="do not slow the devices down: only the links are those of the cluster file",
     )  # fmt: skip
+    run.add_argument(
+        "--module", default="edgeflow_mpi.run", metavar="NAME",
+        help="another job that takes the same options (default: %(default)s)",
+    )  # fmt: skip
     run.add_argument("options", nargs="*", metavar="-- OPTIONS", help="of edgeflow_mpi.run")
     execute = commands.add_parser("exec", help="run a command on one host")
     execute.add_argument("host", metavar="HOST")
@@ -66,7 +70,7 @@ def _command(options: argparse.Namespace) -> int:
     if options.command == "up":
         _describe(bed.up(name, options.file, ignore_latency=options.ignore_latency, say=print))
     elif options.command == "run":
-        bed.run_job(name, options.options, network_only=options.network_only)
+        bed.run_job(name, options.options, network_only=options.network_only, module=options.module)
     elif options.command == "exec":
         bed.execute(name, options.host, options.words)
     elif options.command == "status":

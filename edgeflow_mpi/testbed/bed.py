@@ -219,10 +219,13 @@ def execute(bed: str, host: str, command: Sequence[str]) -> NoReturn:
     os.execve(_AGENT, arguments, environ)
 
 
-def run_job(bed: str, options: Sequence[str], *, network_only: bool) -> NoReturn:
+def run_job(
+    bed: str, options: Sequence[str], *, network_only: bool, module: str = "edgeflow_mpi.run"
+) -> NoReturn:
     """Become ``mpirun`` on the first host, with a rank of the job on every host.
 
-    The ranks are as slow as the cluster's devices, unless ``network_only``.
+    The ranks are as slow as the cluster's devices, unless ``network_only``. ``module`` is the
+    job's; it gets ``options`` after what makes ranks slow.
     """
     state = require_up(bed)
     mpirun = shutil.which("mpirun")
@@ -233,7 +236,7 @@ def run_job(bed: str, options: Sequence[str], *, network_only: bool) -> NoReturn
     execute(bed, state.hosts[0], [
         mpirun, "-hostfile", str(folder(bed) / "hostfile"),
         "--prtemca", "plm_ssh_agent", str(_AGENT),
-        sys.executable, "-m", "edgeflow_mpi.run", *slow, *options,
+        sys.executable, "-m", module, *slow, *options,
     ])  # fmt: skip
 
 

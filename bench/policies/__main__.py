@@ -1,0 +1,230 @@
+"""Measure the cells that are not done yet, and show all of them: ``python -m bench.policies``."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+from bench.policies.claims import claims
+from bench.policies.grid import (
+    KINDS,
+    MODELS,
+    PARTITIONERS,
+    Cluster,
+    Place,
+    clusters,
+    places,
+    weight,
+)
+from bench.policies.measuring import Effort, measure_place, take_down
+from bench.policies.page import page
+from bench.policies.results import OURS, SINGLE, Cell, Results, load_results
+from edgeflow_mpi.errors import EdgeflowError, InputError
+from edgeflow_mpi.progress import ConsoleProgress, Progress
+from edgeflow_mpi.report.files import require_writable, write_file
+from edgeflow_mpi.report.plots import require_matplotlib
+
+_SMALL = Cluster("equal-2", (0.5, 0.5))
+_RESULTS = Path("docs/policies.json")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see python -m bench.policies --help)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Status 1 for a failure, and where an answer is wrong; 2 for a wrong command line."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except EdgeflowError as error:
+        print(f"bench.policies: {error}", file=sys.stderr)
+        return 2 if isinstance(error, InputError) else 1
+    except SystemExit as done_early:  # --help, printed by argparse
+        return int(done_early.code or 0)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(arguments: Sequence[str]) -> int:
+    options = _parser().parse_args(arguments)
+    progress = ConsoleProgress()
+    for path, what in ((options.results, "the results"), (options.markdown, "the page")):
+        if path is not None:
+            require_writable(path, what)
+    if options.plots is not None:
+        require_matplotlib(Path("policies.png"))
+    wanted = _places(options)
+    results = load_results(options.results)
+    left = [place for place in wanted if options.again or not _done(results, place)]
+    if options.seconds != 0:
+        results = _measure(results, left, options, progress)
+        left = [place for place in left if not _done(results, place)]
+        if left:
+            progress.say(f"{len(left)} cells are left: run the same command again")
+    shown = Results(tuple(
+        cell for place in wanted if (cell := results.of(place.model, place.cluster.name))
+    ))  # fmt: skip
+    if not shown.cells:
+        return 0
+    names: tuple[str, ...] = ()
+    if options.plots is not None:
+        from bench.policies.plots import draw_all
+
+        names = draw_all(shown, options.plots)
+    text = page(shown, " ".join(["python -m bench.policies", *arguments]), names)
+    if options.markdown is not None:
+        write_file(options.markdown, "the page", lambda file: file.write(text.encode()))
+    for claim in claims(shown):
+        print(claim.line)
+    wrong = [cell.key for cell in shown.cells if not all(o.right for o in cell.outcomes)]
+    if wrong:
+        print(f"bench.policies: wrong answers: {', '.join(wrong)}", file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def _places(options: argparse.Namespace) -> tuple[Place, ...]:
+    if options.small:
+        return places(("squeezenet1_1",), (_SMALL,), ("joint", "equal", "single"))
+    where = [c for c in clusters(options.bandwidths) if c.kind in (options.clusters or KINDS)]
+    return places(options.models or MODELS, where, options.partitioners)
+
+
+def _done(results: Results, place: Place) -> bool:
+    """Whether there is a cell that has all these partitioners."""
+    cell = results.of(place.model, place.cluster.name)
+    if cell is None:
+        return False
+    return all(cell.of(name) or name in cell.refused for name in place.partitioners)
+
+
+def _measure(
+    results: Results, left: Sequence[Place], options: argparse.Namespace, progress: Progress
+) -> Results:
+    """Cell after cell, each kept at once; none is begun that would not end in time."""
+    effort = Effort(options.repeat, plan_seconds=options.plan_seconds)
+    if options.small:
+        effort = replace(
+            effort, repeat=3, options=("--input-shape", "1,3,64,64", "--plan-seconds", "0.2")
+        )
+    began_s = time.monotonic()
+    pace = _pace(results)
+    try:
+        for count, place in enumerate(left):
+            expected_s = pace * weight(place)
+            spent_s = time.monotonic() - began_s
+            if options.seconds is not None and count and spent_s + expected_s > options.seconds:
+                break
+            cell = measure_place(place, effort, progress)
+            results = results.plus(cell)
+            if options.results is not None:
+                results.save(options.results)
+            pace = _pace(results)
+            rest_s = pace * sum(map(weight, left[count + 1 :]))
+            progress.say(f"{_headline(cell)} ({cell.took_s:.0f} s; {_left(left, count, rest_s)})")
+    finally:
+        if not options.keep_up:
+            take_down(effort.bed)
+    return results
+
+
+def _pace(results: Results) -> float:
+    """Seconds here for one second of :func:`weight`, by the cells that are done."""
+    spent_s = expected_s = 0.0
+    for cell in results.cells:
+        cluster = Cluster(cell.kind, cell.gflops, cell.bandwidth_mbps)
+        spent_s += cell.took_s
+        names = tuple(outcome.partitioner for outcome in cell.outcomes)
+        expected_s += weight(Place(cell.model, cluster, names))
+    return spent_s / expected_s if expected_s else 1.0
+
+
+def _headline(cell: Cell) -> str:
+    parts = [f"{o.partitioner} {o.median_ms:.0f}" for o in cell.outcomes if o.alike is None]
+    ours, alone = cell.of(OURS), cell.of(SINGLE)
+    gain = f", {alone.median_ms / ours.median_ms:.2f}× one device" if ours and alone else ""
+    return f"{cell.key}, emulated: {', '.join(parts)} ms{gain}"
+
+
+def _left(left: Sequence[Place], count: int, rest_s: float) -> str:
+    more = len(left) - count - 1
+    return f"{more} cells left, about {math.ceil(rest_s / 60)} min" if more else "all done"
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return value
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 0 on")
+    return value
+
+
+_positive.__name__ = _number.__name__ = "number"  # argparse shows it in "invalid ... value"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python -m bench.policies",
+        description="Every partitioner on emulated clusters of this machine, measured: a cell is a "
+        "model on a cluster. Wants root, for the testbed, and a quiet machine.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add(
+        "--models", nargs="+", metavar="NAME",
+        help=f"torchvision's names, or what --model of the job takes (default: {' '.join(MODELS)})",
+    )  # fmt: skip
+    add(
+        "--clusters", nargs="+", choices=tuple(KINDS), metavar="KIND",
+        help=f"some of {', '.join(KINDS)} (default: all)",
+    )  # fmt: skip
+    add(
+        "--bandwidths", nargs="+", type=_number, metavar="MBPS",
+        help="of all links (default: 93.7, 1000 and 25; few partitioners at the last two)",
+    )  # fmt: skip
+    add(
+        "--partitioners", nargs="+", choices=PARTITIONERS, metavar="NAME",
+        help=f"some of {', '.join(PARTITIONERS)}",
+    )  # fmt: skip
+    add(
+        "--repeat", type=_positive, default=Effort.repeat, metavar="N",
+        help="timed requests of every plan (default: %(default)s)",
+    )  # fmt: skip
+    add(
+        "--plan-seconds", type=_number, default=Effort.plan_seconds, metavar="S",
+        help="how long joint may search (default: %(default)s)",
+    )  # fmt: skip
+    add(
+        "--results", type=Path, default=_RESULTS, metavar="FILE.json",
+        help="keep finished cells here, and do not do again those that are there "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    add("--again", action="store_true", help="also cells that are done")
+    add(
+        "--seconds", type=_number, metavar="S",
+        help="begin no cell that would end later than so many seconds from now, but one; 0: none",
+    )  # fmt: skip
+    add("--small", action="store_true", help="one small cell: does it work at all?")
+    add("--keep-up", action="store_true", help="leave the last testbed up")
+    add("--markdown", type=Path, metavar="FILE.md", help="write the page here")
+    add("--plots", type=Path, metavar="DIR", help="draw the results into this folder")
+    return parser
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the job under way as well
+    sys.exit(main())
