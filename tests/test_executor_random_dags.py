@@ -22,6 +22,7 @@ from edgeflow_mpi.partition.trim import trimmed
 from edgeflow_mpi.progress import NoProgress
 from edgeflow_mpi.runtime.memory import MemoryTransport
 from edgeflow_mpi.units.tables import Transfer, Unit
+from tests.division_cases import divided
 from tests.inprocess import Job, Model, build, relative_error, tolerance
 from tests.random_dags import random_network
 from tests.rule_checks import check_layers
@@ -96,7 +97,7 @@ def test_every_partitioner_gives_the_same_answer(partitioner: str) -> None:
             model.graph, model.needs, profile, partitioner,
             progress=NoProgress(), budget=Budget(None, 300),
         )  # fmt: skip
-        job = Job(model, plan, seed=seed)
+        job = Job(divided(model, plan.division), plan, seed=seed)
         for _ in range(2):
             assert relative_error(job.run(*inputs), expected) <= bound
 

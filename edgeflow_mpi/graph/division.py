@@ -14,7 +14,6 @@ is computed whole, by every rank that needs it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
@@ -23,12 +22,25 @@ from edgeflow_mpi.errors import PlanError
 from edgeflow_mpi.graph.channels import CHANNELS, LINEAR, RESHAPES, by_channels
 from edgeflow_mpi.graph.draft import renumber
 from edgeflow_mpi.graph.needs import Needs, native_calls
-from edgeflow_mpi.graph.types import Arg, Graph, In, Layer, Step, TensorSpec, Var, Weight
+from edgeflow_mpi.graph.types import (
+    Arg,
+    Graph,
+    In,
+    Layer,
+    Origin,
+    Portion,
+    Step,
+    TensorSpec,
+    Var,
+    Weight,
+)
 
 How: TypeAlias = Literal["outputs", "inputs"]
 Division: TypeAlias = tuple[tuple[str, How], ...]
 """(layer, how it is divided), in the order of the graph; empty for the model's own graph."""
 
+SHOWN = 3
+"""So many layers are named in words."""
 PART = ".part"
 """Behind the name of a layer divided by its inputs: the layer of its summands."""
 
@@ -59,7 +71,7 @@ def with_division(graph: Graph, division: Division) -> Graph:
     read = {name for layer in made.layers.values() for name in layer.inputs}
     # A flattening that was there for a layer that is now divided by its inputs is not needed.
     layers = tuple(layer for layer in made.layers.values() if layer.pinned or layer.name in read)
-    return replace(graph, layers=layers, derived=tuple(made.signatures.items()))
+    return replace(graph, layers=layers, origins=tuple(made.origins.items()))
 
 
 def divided(graph: Graph, needs: Needs, division: Division) -> tuple[Graph, Needs]:
@@ -67,7 +79,18 @@ def divided(graph: Graph, needs: Needs, division: Division) -> tuple[Graph, Need
     if not division:
         return graph, needs
     made = with_division(graph, division)
-    return made, Needs(made)
+    return made, Needs(made, like=needs)
+
+
+def in_words(division: Division) -> str:
+    """Which layers are divided how, the first few by name: a list without a verb."""
+    parts = []
+    for how in ("inputs", "outputs"):
+        names = [name for name, its in division if its == how]
+        if names:
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            parts.append(f"{', '.join(names[:SHOWN])}{more} by {how}")
+    return "; ".join(parts)
 
 
 def can_divide(graph: Graph, layer: Layer, how: How, others: Division = ()) -> bool:
@@ -79,18 +102,16 @@ def can_divide(graph: Graph, layer: Layer, how: How, others: Division = ()) -> b
 
 @dataclass
 class _Made:
-    """What has been made of a graph's layers, front to back, and their signatures."""
+    """What has been made of a graph's layers, front to back, and their origins."""
 
     graph: Graph
     layers: dict[str, Layer]
-    signatures: dict[str, str]
+    origins: dict[str, Origin]
 
-    def add(self, layer: Layer, native: Layer, how: str = "") -> None:
+    def add(self, layer: Layer, native: Layer, part: Portion = "all") -> None:
         self.layers[layer.name] = layer
-        signature = self.graph.signatures[native.name]
-        if how:
-            signature = hashlib.sha256(f"{signature} {how}".encode()).hexdigest()[:12]
-        self.signatures[layer.name] = signature
+        origin = Origin(self.graph.signatures[native.name], native.rows, part)
+        self.origins[layer.name] = origin
 
     def by_channels(self, layer: Layer) -> bool:
         """Whether a layer reads anything that is divided by channels."""
@@ -180,7 +201,7 @@ def _product(graph: Graph, layer: Layer) -> str | None:
     producer = graph.by_name[layer.inputs[0]]
     if not isinstance(weight, Weight) or producer.kind != "compute":
         return None
-    if _flattens(producer):
+    if flattens(producer):
         producer = graph.by_name[producer.inputs[0]]
     fits = producer.rows > 1 and not producer.combine and producer.kind == "compute"
     spec = producer.out
@@ -192,7 +213,12 @@ def _product(graph: Graph, layer: Layer) -> str | None:
     return producer.name if fits and by_dimension and same and elements else None
 
 
-def _flattens(layer: Layer) -> bool:
+def multiplies(layer: Layer) -> bool:
+    """Whether a layer is a linear one, with what follows it."""
+    return bool(layer.steps) and layer.steps[0].target == LINEAR
+
+
+def flattens(layer: Layer) -> bool:
     """Whether a layer only writes its one input in another shape, of two dimensions."""
     chain = all(
         step.target in RESHAPES and step.refs == (Var(j - 1) if j else In(0),)

@@ -89,12 +89,14 @@ class Needs:
     """Rows needed of each input of each layer, as spans and as per-row tables.
 
     For an input whose producer makes summands the need is all of its rows: every owner's
-    summand counts.
+    summand counts. What ``like`` knows of layers that are the same here is taken from there.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, like: Needs | None = None) -> None:
         self._graph = graph
         self._tables: dict[str, tuple[tuple[Rows, Rows], ...]] = {}
+        if like is not None:
+            self._adopt(like)
 
     def table(self, layer_name: str) -> tuple[tuple[Rows, Rows], ...]:
         """Per input: arrays (low, high) such that row r needs rows ``[low[r], high[r])``.
@@ -111,6 +113,13 @@ class Needs:
         if not rows:
             return (EMPTY,) * len(table)
         return tuple(Span.of(int(low[rows.start]), int(high[rows.stop - 1])) for low, high in table)
+
+    def _adopt(self, like: Needs) -> None:
+        before = like._graph.by_name
+        same = {layer.name for layer in self._graph.layers if before.get(layer.name) == layer}
+        for name in same.intersection(like._tables):
+            if same.issuperset(before[name].inputs):
+                self._tables[name] = like._tables[name]
 
     def _build(self, layer: Layer) -> tuple[tuple[Rows, Rows], ...]:
         producers = [self._graph.by_name[name] for name in layer.inputs]

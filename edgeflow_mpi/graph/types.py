@@ -98,6 +98,7 @@ class Symbol:
 
 
 Ref: TypeAlias = In | Var
+Portion: TypeAlias = Literal["all", "outputs", "inputs", "rest"]
 Divided: TypeAlias = Literal["rows", "outputs", "inputs", "whole"]
 Arg: TypeAlias = (
     In | Var | Weight | Symbol | bool | int | float | complex | str | tuple["Arg", ...] | None
@@ -189,19 +190,39 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Of which layer of the model's own graph a layer was made, and what of it it does.
+
+    ``part`` is ``all``: the whole layer; ``outputs`` or ``inputs``: the same work, divided in
+    that way; ``rest``: what remains when its product is done (adding up summands, a bias).
+    """
+
+    signature: str
+    rows: int
+    part: Portion = "all"
+
+    @property
+    def derived(self) -> str:
+        """The signature of what was made."""
+        if self.part == "all":
+            return self.signature
+        return hashlib.sha256(f"{self.signature} {self.part}".encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
 class Graph:
     """Layers in level order (a topological order), with named request and answer tensors.
 
     ``weights`` maps a name to the spec of its tensor. ``nodes`` of the exported program
     that a layer ends with carry the layer's name, so values can be compared by name.
-    ``derived`` are signatures of layers that were made of another graph's.
+    ``origins`` are of layers that were made of another graph's.
     """
 
     name: str
     layers: tuple[Layer, ...]
     weights: tuple[tuple[str, TensorSpec], ...]
     output_names: tuple[str, ...]
-    derived: tuple[tuple[str, str], ...] = ()
+    origins: tuple[tuple[str, Origin], ...] = ()
 
     @cached_property
     def by_name(self) -> Mapping[str, Layer]:
@@ -240,10 +261,16 @@ class Graph:
     @cached_property
     def signatures(self) -> Mapping[str, str]:
         """Layer name -> key that layers with identical shapes and operators share."""
-        derived = dict(self.derived)
         return {
-            layer.name: derived.get(layer.name) or self._signature(layer) for layer in self.layers
+            layer.name: self.origin[layer.name].derived
+            if layer.name in self.origin
+            else self._signature(layer)
+            for layer in self.layers
         }
+
+    @cached_property
+    def origin(self) -> Mapping[str, Origin]:
+        return dict(self.origins)
 
     def _signature(self, layer: Layer) -> str:
         shapes = {name: (spec.shape, spec.dtype) for name, spec in self.weights}

@@ -25,7 +25,7 @@ from edgeflow_mpi.cluster.hosts import crowding_warning
 from edgeflow_mpi.cluster.profile import Profile
 from edgeflow_mpi.cluster.profiling import emulated_profile, profile_for
 from edgeflow_mpi.errors import ClusterError, InputError, ProfileError
-from edgeflow_mpi.graph.division import Division, divided
+from edgeflow_mpi.graph.division import Division, divided, in_words
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.pixels import SCALE, takes_pixels, with_pixels
 from edgeflow_mpi.graph.types import Graph
@@ -284,7 +284,10 @@ def make_tables(
             save_tables(tables, options.save_plan)
         return tables
 
-    return broadcast(context.comm, make, "making the plan")
+    tables = broadcast(context.comm, make, "making the plan")
+    if tables.division:
+        context.notes.append(f"not divided by rows: {in_words(tables.division)}")
+    return tables
 
 
 def plan_tables(

@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 from edgeflow_mpi.cluster.profile import LayerCost, Profile
 from edgeflow_mpi.errors import ProfileError
 from edgeflow_mpi.graph.needs import Needs
-from edgeflow_mpi.graph.types import Graph, Layer
+from edgeflow_mpi.graph.types import Graph, Layer, Origin
 from edgeflow_mpi.partition.flow import Demand, Flow, trace_flows
 from edgeflow_mpi.partition.pieces import pieces_of
 from edgeflow_mpi.partition.plan import Plan
@@ -91,12 +91,35 @@ def layer_cost(graph: Graph, profile: Profile, layer: Layer, rank: int) -> Layer
             f"rank {rank}; measure it again with all ranks"
         )
     cost = profile.costs[rank].get(graph.signatures[layer.name])
+    if cost is None and layer.name in graph.origin:
+        cost = _share_cost(profile.costs[rank], layer, graph.origin[layer.name])
     if cost is None:
         raise ProfileError(
             f"the profile has no cost of layer {layer.name} on device "
             f"{profile.devices[rank].name}; it was measured for another model, measure it again"
         )
     return cost
+
+
+def _share_cost(costs: Mapping[str, LayerCost], layer: Layer, origin: Origin) -> LayerCost | None:
+    """What rows of a layer that is not divided by rows cost, going by the undivided layer.
+
+    Beyond what a call costs whatever it computes, a share of the channels takes that share of
+    the whole layer's time: unlike a share of its rows, it is also a share of the weights. A
+    call is taken to cost what one row of the cheapest layer does, and no more than the layer's
+    own line says.
+    """
+    native = costs.get(origin.signature)
+    if native is None:
+        return None
+    call_s = min(cost.seconds(1) for cost in costs.values())
+    whole_s = native.seconds(origin.rows)
+    if origin.part == "all":
+        return native
+    if origin.part == "rest":
+        return LayerCost(min(call_s, whole_s), 0.0)
+    fixed_s = min(call_s, whole_s if origin.rows == 1 else native.fixed_s)
+    return LayerCost(fixed_s, (whole_s - fixed_s) / layer.rows)
 
 
 def predict(graph: Graph, needs: Needs, profile: Profile, plan: Plan) -> Prediction:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from edgeflow_mpi.cluster.profile import Profile
+from edgeflow_mpi.graph.division import divided
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.partition.cost import Prediction, predict
@@ -92,6 +93,7 @@ def judged(task: Task, name: str, plan: Plan) -> Candidate:
     """What ``plan``, which partitioner ``name`` made for all ranks, is expected to do."""
     graph = graph_for(name, task.graph)
     needs = task.needs if graph is task.graph else Needs(graph)
+    graph, needs = divided(graph, needs, plan.division)
     used = computing_ranks(graph, plan)
     prediction = predict(graph, needs, task.profile.among(used), plan)
     return Candidate(

@@ -77,7 +77,7 @@ def offer(
             break
         allowed = [rank for rank in allowed if rank not in short]
     if name == "joint":
-        found = _no_worse(found, starts)
+        found = _no_worse(task, found, starts)
     planning_s = time.perf_counter() - started_s
     return replace(found, planning_s=planning_s, simulations=simulations)
 
@@ -132,8 +132,8 @@ def search_plan(
     return spread_out(plan, ranks, size), tried
 
 
-def _no_worse(found: Candidate, starts: Sequence[Candidate]) -> Candidate:
+def _no_worse(task: Task, found: Candidate, starts: Sequence[Candidate]) -> Candidate:
     """``found``, or a better start where the lack of memory left a worse plan."""
-    others = [start for start in starts if start.graph is found.graph]
+    others = [start for start in starts if start.graph is task.graph]
     best = min((found, *others), key=lambda candidate: candidate.predicted_s)
     return replace(best, partitioner="joint")

@@ -31,6 +31,9 @@ def page(comparison: Comparison, words: str) -> str:
     lines += [f"{item.partitioner}: not offered, it {item.reason}" for item in comparison.refused]
     lines += ["", *textwrap.wrap(_TERMS, WIDTH), ""]
     lines += [f"Devices under {comparison.best.partitioner}:", *device_table(comparison)]
+    if comparison.best.plan.division:
+        said = f"Not divided by rows: {in_words(comparison.best.plan.division)}."
+        lines += ["", *textwrap.wrap(said, WIDTH)]
     lines += ["", *textwrap.wrap(words, WIDTH, break_on_hyphens=False)]
     return "\n".join(lines)
 
@@ -112,6 +115,7 @@ def to_json(comparison: Comparison, words: str) -> Json:
                 "devices_used": len(candidate.used),
                 "bytes_moved": candidate.bytes_moved,
                 "messages": candidate.messages,
+                "division": dict(candidate.plan.division),
                 "redundant_share": candidate.redundant_share,
                 "peak_memory_bytes": [memory.peak_bytes for memory in candidate.memory],
                 "planning_s": candidate.planning_s,

@@ -127,8 +127,9 @@ class Builder:
         return name
 
 
-def chain(*, layers: int = 3, rows: int = 16, kernel: int = 3) -> Graph:
-    build = Builder(rows)
+def chain(*, layers: int = 3, rows: int = 16, kernel: int = 3, channels: int = 4) -> Graph:
+    """Convolutions, which with one channel can be divided by rows alone."""
+    build = Builder(rows, channels)
     at = "input"
     for _ in range(layers):
         at = build.conv(at, kernel=kernel)

@@ -7,6 +7,7 @@ import random
 from types import SimpleNamespace
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from partition_cases import (
@@ -18,8 +19,10 @@ from partition_cases import (
     random_profile,
     resnet50,
 )
+from torch import nn
 
 from edgeflow_mpi.cluster.profile import LayerCost, Link, Profile
+from edgeflow_mpi.graph.division import can_divide, divided
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.partition.aofl import aofl
@@ -31,6 +34,8 @@ from edgeflow_mpi.partition.fused import fused
 from edgeflow_mpi.partition.layerwise import layerwise
 from edgeflow_mpi.partition.plan import check_plan
 from edgeflow_mpi.partition.random import random_plan
+from edgeflow_mpi.partition.tail import maybe_divided
+from tests.inprocess import build
 
 seeds = st.integers(0, 10**9)
 
@@ -87,6 +92,49 @@ def test_never_above_any_plan_that_a_search_finds(seed: int, ranks: int) -> None
     assert best_s >= bound.makespan_s, bound.parts
     assert bound.makespan_s == max(bound.parts.values())
     assert bound == lower_bound(graph, needs, costs)
+
+
+@given(seed=seeds, ranks=st.integers(2, 5))
+@settings(deadline=None, max_examples=60)
+def test_never_above_any_plan_that_divides_channels(seed: int, ranks: int) -> None:
+    rng = random.Random(seed)
+    graph = random_graph(rng, rows=rng.choice([3, 7, 14, 16]), layers=rng.randint(1, 6))
+    costs = any_profile(rng, graph, ranks)
+    bound = lower_bound(graph, Needs(graph), costs)
+    last = maybe_divided(graph, ranks)
+    for share in (0.3, 1.0, 1.0):
+        division = tuple(
+            (layer.name, "outputs")
+            for layer in graph.layers
+            if layer.name in last and can_divide(graph, layer, "outputs") and rng.random() < share
+        )
+        made, needs = divided(graph, Needs(graph), division)
+        policies = (equal, proportional, exact, layerwise)
+        plans = [policy(made, needs, costs, range(ranks)) for policy in policies]
+        plans += [random_plan(made, needs, ranks, rng) for _ in range(3)]
+        best = min(plans, key=lambda plan: predict(made, needs, costs, plan).makespan_s)
+        best_s = predict(made, needs, costs, best).makespan_s
+        for _ in range(30):
+            plan = neighbour(rng, made, needs, best)
+            makespan_s = predict(made, needs, costs, plan).makespan_s
+            if makespan_s <= best_s:
+                best, best_s = plan, makespan_s
+        assert best_s >= bound.makespan_s, (division, bound.parts)
+
+
+def test_a_flattening_that_a_division_spares_costs_nothing() -> None:
+    """Summands of a linear layer are made of the map; rows of the flattened one are not needed."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 7 * 6, 64))
+    graph = build(module, torch.zeros(1, 3, 7, 6)).graph
+    costs = profile(graph, [1e6] * 3, latency_s=0.0, bandwidth_bytes_s=1e12, fixed_s=1e-2)
+    flat, linear = graph.layers[2].name, graph.layers[3].name
+    made, needs = divided(graph, Needs(graph), ((linear, "inputs"),))
+    assert flat not in made.by_name
+    plan = proportional(made, needs, costs, range(3))
+    assert predict(made, needs, costs, plan).makespan_s >= bound_of(graph, costs).makespan_s
+    alone = single(made, needs, costs, [0])
+    assert predict(made, needs, costs, alone).makespan_s >= bound_of(graph, costs).makespan_s
 
 
 @given(seed=seeds)
@@ -154,7 +202,7 @@ def test_far_devices_leave_rank_0_alone() -> None:
 
 
 def test_seven_rows_keep_eight_devices_from_sharing_evenly() -> None:
-    graph = chain(layers=5, rows=7, kernel=3)
+    graph = chain(layers=5, rows=7, kernel=3, channels=1)
     costs = profile(graph, [1e6] * 8, latency_s=0.0, bandwidth_bytes_s=1e18, fixed_s=0.0)
     row_s = costs.costs[0][graph.signatures[graph.layers[2].name]].per_row_s
     bound = bound_of(graph, costs)
@@ -163,13 +211,13 @@ def test_seven_rows_keep_eight_devices_from_sharing_evenly() -> None:
 
 
 def test_a_squeeze_makes_everybody_wait_for_everybody() -> None:
-    build = Builder(rows=8)
+    build = Builder(rows=8, channels=1)
     maps = build.conv("input")
     for _ in range(3):
         scale = build.tiny(build.pool(maps))
         maps = build.conv(build.add(maps, scale, target="aten.mul.Tensor"))
     graph = build.graph(maps)
-    costs = profile(graph, [1e5] * 4, latency_s=1e-2, bandwidth_bytes_s=1e12, fixed_s=0.0)
+    costs = profile(graph, [1e5 / 16] * 4, latency_s=1e-2, bandwidth_bytes_s=1e12, fixed_s=0.0)
     bound = bound_of(graph, costs)
     # Each squeeze takes a latency, or its summands would all be of one device.
     longest = costs.costs[0][graph.signatures[graph.layers[1].name]].per_row_s

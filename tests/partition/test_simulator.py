@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from partition_cases import random_graph, random_profile
 
+from edgeflow_mpi.graph.division import divided
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.partition.baselines import equal, single
@@ -100,9 +101,10 @@ def test_joint_is_never_worse_than_its_starts_and_the_same_every_time(seed: int)
         ).plan
         for _ in range(2)
     ]  # fmt: skip
-    check_plan(graph, found[0])
+    made = divided(graph, needs, found[0].division)
+    check_plan(made[0], found[0])
     assert found[0] == found[1]
-    reached_s = predict(graph, needs, profile, found[0]).makespan_s
+    reached_s = predict(*made, profile, found[0]).makespan_s
     assert found[0].predicted_s == pytest.approx(reached_s, rel=1e-12)
     assert all(reached_s <= predict(graph, needs, profile, p).makespan_s for p in starts)
 

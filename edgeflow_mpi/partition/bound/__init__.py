@@ -1,9 +1,10 @@
 r"""A lower bound on the makespan of every plan, so that a plan has a certified gap.
 
 **What it bounds.** Any plan that satisfies ``check_plan``, on any subset of the given ranks:
-any breakpoints, recomputation, replication, placement, order and boundary-first bits, under
-the cost model of :mod:`edgeflow_mpi.partition.cost`, on switched and shared networks. Of that
-model only this is used:
+any breakpoints, recomputation, replication, placement, order and boundary-first bits, and any
+division by channels or by inputs of layers that planners may divide so (those of
+:mod:`edgeflow_mpi.partition.tail`), under the cost model of :mod:`edgeflow_mpi.partition.cost`,
+on switched and shared networks. Of that model only this is used:
 
 1. a device computes one piece at a time, and in total at least ``c + w * m`` seconds for any m
    rows of a layer, however many pieces they are in;
@@ -22,6 +23,13 @@ Going back from the answers, whose rows are all useful, call a row useful if a u
 reader needs it. By (2) each useful row is computed in a useful piece, by induction: a useful
 piece that reads the row waits for a piece that computes it. All useful pieces end by the
 makespan. Everything below counts useful rows only.
+
+**Divisions.** In a plan that divides a layer otherwise, a share of its channels or inputs takes
+at least that share of its time, needs at least that share of what it reads, and is that share
+of what it sends. So ``work`` and ``exchange``, which look at shares only, hold for every
+division, but for flattenings, which may become needless and count as free, and for the least
+message. What ``order`` and ``cut`` say about rows is not used of such layers
+(:mod:`.arrival`).
 
 **Four bounds**, of which the largest is the bound:
 
@@ -135,7 +143,7 @@ def _cut_s(
     needed = {
         layer: _cone_rows(case, reach[layer])
         for layer in case.work
-        if case.useful[layer].all() and case.count[layer] <= CUT_ROWS
+        if layer not in case.loose and case.useful[layer].all() and case.count[layer] <= CUT_ROWS
     }
     exists_s = {layer: float((row_value_s * rows).sum()) for layer, rows in needed.items()}
 

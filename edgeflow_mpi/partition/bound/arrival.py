@@ -43,6 +43,11 @@ together; who has not computed all rows receives at least one message from someb
 
 The bound is A of what an answer reads.
 
+**Loose layers**, the last ones of a model, may be divided by channels or by inputs as well
+(:mod:`edgeflow_mpi.partition.tail`). Some part of one may be there as soon as what one row of it
+needs, and more is not assumed: its A is its least rho. But the answer depends on all of it, so
+that W counts what it is worth. In front of loose layers everything is divided by rows.
+
 **The last row.** The same with "row r of layer l exists at time 0, on every device, and
 whatever does not depend on it existed long before" bounds how much later than r, if r is the
 last row of its layer, an answer can be. It is done for all useful rows of l at once: all arrays
@@ -98,9 +103,11 @@ class Arrivals:
         for index, layer in enumerate(self._case.layers):
             if layer.kind == "output":
                 for edge in self._case.edges[index]:
-                    best_s = np.maximum(
-                        best_s, self._held_s(edge.source, edge.low[:1], edge.high[-1:])[:, 0]
-                    )
+                    whole = edge.low[:1], edge.high[-1:]
+                    best_s = np.maximum(best_s, self._held_s(edge.source, *whole)[:, 0])
+                    if edge.source in self._layers:  # all of it, however it is divided
+                        work_s = self._layers[edge.source].work.spans_s(*whole)[:, 0]
+                        best_s = np.maximum(best_s, work_s)
         return max(float(best_s.min(initial=np.inf)), 0.0)
 
     def _visit(self, index: int) -> None:
@@ -124,6 +131,8 @@ class Arrivals:
         rows = LateRows.of(late, release_s)
         found = self._layers[index] = _Layer(rows)
         found.work = self._work(index)
+        if index in case.loose:
+            return
         exists_s = rows.release_s + case.least_s(index, 1 if layer.divisible else layer.rows)
         exists_s = np.where(rows.late, np.maximum(exists_s, found.work.rows_s), LONG_AGO)
         found.peaks = _peaks(exists_s)
@@ -149,6 +158,9 @@ class Arrivals:
         layer = self._layers.get(index)
         if layer is None:
             return np.full((self._many, len(a)), LONG_AGO)
+        if index in self._case.loose:
+            some = layer.late_before[:, b] > layer.late_before[:, a]
+            return np.where(some, layer.release_s[:, None], LONG_AGO)
         if layer.table is not None:
             found: Floats = layer.table[:, a, b]
             return found

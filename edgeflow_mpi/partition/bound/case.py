@@ -11,10 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeflow_mpi.cluster.profile import Profile
+from edgeflow_mpi.graph.division import flattens, multiplies
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.partition.cost import layer_cost
 from edgeflow_mpi.partition.flow import transfer_bytes
+from edgeflow_mpi.partition.tail import maybe_divided
 from edgeflow_mpi.partition.timeline import Floats, Ints
 from edgeflow_mpi.spans import Span
 
@@ -47,6 +49,7 @@ class Case:
     count : how many they are.
     work : the layers that take time and have useful rows.
     fixed_s, row_s : the least costs that a layer can have on each rank, [layer, rank].
+    loose : those that plans may divide otherwise than by rows (:mod:`edgeflow_mpi.partition.tail`).
     shared : whether all messages take turns on one medium.
     """
 
@@ -65,11 +68,23 @@ class Case:
         self.useful = self._useful_rows()
         self.count = np.array([mask.sum() for mask in self.useful], dtype=np.int64)
         self.work = [i for i, layer in enumerate(self.layers) if not layer.pinned and self.count[i]]
+        names = maybe_divided(graph, self.ranks) if self.ranks > 1 else frozenset()
+        self.loose = frozenset(index[name] for name in names)
+        # A flattening is not needed where the layer behind it is divided by its inputs.
+        spared = {
+            layer.name
+            for layer in self.layers
+            if self.loose
+            and flattens(layer)
+            and any(multiplies(graph.by_name[name]) for name in graph.consumers[layer.name])
+        }
         self.fixed_s, self.row_s = np.zeros((2, len(self.layers), self.ranks))
         for place, rank in enumerate(ranks):
             # Ranks of one host that compute nothing leave their cores to the others.
             alone = profile.among((rank,))
             for i, layer in enumerate(self.layers):
+                if layer.name in spared:
+                    continue
                 cost = layer_cost(graph, alone, layer, rank)
                 self.fixed_s[i, place], self.row_s[i, place] = cost.fixed_s, cost.per_row_s
         self._links = {
@@ -127,6 +142,8 @@ class Case:
         """
         # One row, or one summand, is the least that can travel.
         size_bytes = min(transfer_bytes(layer, Span(0, 1)) for layer in self.layers)
+        if self.loose:
+            size_bytes = 1  # one channel of anything
         there = self._distances_s(size_bytes, backwards=False)
         back = self._distances_s(size_bytes, backwards=True)
         if any(not edges and not self.layers[i].pinned for i, edges in enumerate(self.edges)):

@@ -145,7 +145,12 @@ def shift(problem: Problem, genes: Genes, moves: Moves, layer: int, rank: int, s
         other = draw(chance, n)
     if other < 0 or other >= n or other == rank:
         return
-    rows = 1 if draw(chance, 3) > 0 else 1 + draw(chance, 1 + problem.rows[layer] // (2 * n))
+    # One row of a map; of channels, of which there are many more, some.
+    rows = (
+        1 + problem.rows[layer] // 256
+        if draw(chance, 3) > 0
+        else 1 + draw(chance, 1 + problem.rows[layer] // (2 * n))
+    )
     if sender != NOBODY and draw(chance, 2) == 0:
         rows = -rows
     count = find_run(problem, moves, layer, 12)

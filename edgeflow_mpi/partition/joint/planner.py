@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from edgeflow_mpi.cluster.profile import Profile
+from edgeflow_mpi.graph.division import Division
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.partition.aofl import aofl
@@ -13,6 +14,7 @@ from edgeflow_mpi.partition.baselines import equal, proportional, single
 from edgeflow_mpi.partition.cost import layer_cost, predict
 from edgeflow_mpi.partition.exact import exact
 from edgeflow_mpi.partition.fused import fused
+from edgeflow_mpi.partition.joint.divisions import Case, divisions_worth_trying
 from edgeflow_mpi.partition.joint.search import Budget, Search
 from edgeflow_mpi.partition.layerwise import layerwise
 from edgeflow_mpi.partition.lp import lp
@@ -31,7 +33,10 @@ OTHERS: Mapping[str, Partitioner] = {
 _HOT, _WARM, _COLD = 1e-3, 1e-4, 1e-5
 # What is left in the end is for judging the result.
 _FOR_STARTS, _FOR_CLIMBS, _FOR_HEATS, _FOR_ALL = 0.2, 0.3, 0.08, 0.98
-_CLIMBS, _HEATS = 6, 3
+_FOR_DIVISIONS = 0.1
+_CLIMBS, _HEATS, _DIVISIONS = 6, 3, 2
+_NEARLY = 1.02
+"""A division whose first plan is this close to the best may well be better in the end."""
 _ENOUGH = 50
 """Simulations for every unit and second of the budget; more find next to nothing better."""
 
@@ -58,8 +63,9 @@ def joint(
 
     Varied are the breakpoints of every layer; for every unit whether halo rows are recomputed
     or received, above and below, and whether boundary rows go first; where layers that cannot
-    be divided run, and on which ranks they are replicated; the order of the layers; and with
-    all that the set of devices.
+    be divided run, and on which ranks they are replicated; the order of the layers; with all
+    that the set of devices; and which layers are divided by channels or by inputs in place of
+    rows (:mod:`.divisions`).
 
     Parameters
     ----------
@@ -75,7 +81,8 @@ def joint(
     Returns
     -------
     Found
-        Its plan is checked and has ``predicted_s`` set. It is never worse than any of
+        Its plan is checked and has ``predicted_s`` set; it is for the graph with the plan's
+        ``division``. It is never worse than any of
         ``starts``, nor than those that the search makes by itself: the model divided by speed
         among the k fastest devices, for many k, and the plans of the other partitioners for
         the devices that this makes most promising.
@@ -96,26 +103,32 @@ def joint(
         units = len(graph.layers) * len(profile.devices)
         budget = Budget(budget.seconds, round(_ENOUGH * budget.seconds * units))
     budget.start()
-    pool = _Pool(graph, needs, profile)
+    own = Case(graph, needs)
+    pool = _Pool(profile)
     for plan in starts:
-        pool.add(plan)
+        pool.add(own, plan)
     for plan in _own_starts(graph, needs, profile, pool, budget):
-        pool.add(plan)
+        pool.add(own, plan)
     budget.used += len(pool.starts)
+    if len(profile.devices) > 1:
+        _divide(own, profile, pool, budget)
     best = pool.ranked[0]
     if len(profile.devices) > 1:
-        plan = _walk(graph, needs, profile, pool, budget, seed, progress)
-        check_plan(graph, plan)
+        case, plan = _walk(profile, pool, budget, seed, progress)
+        check_plan(case.graph, plan)
+        lean = trimmed(case.graph, case.needs, plan)
         # Of equals, the one that does less.
-        best = min(pool.start(trimmed(graph, needs, plan)), pool.start(plan), best, key=_makespan_s)
+        best = min(pool.start(case, lean), pool.start(case, plan), best, key=_makespan_s)
     # The oracle has the last word.
-    busy = profile.among(best.used)
-    predicted_s = predict(graph, needs, busy, best.plan).makespan_s
-    return Found(replace(best.plan, partitioner="joint", predicted_s=predicted_s), budget.used)
+    busy, case = profile.among(best.used), best.case
+    predicted_s = predict(case.graph, case.needs, busy, best.plan).makespan_s
+    plan = replace(best.plan, partitioner="joint", predicted_s=predicted_s, division=case.division)
+    return Found(plan, budget.used)
 
 
 @dataclass(frozen=True)
 class _Start:
+    case: Case
     plan: Plan
     used: tuple[int, ...]
     makespan_s: float
@@ -124,9 +137,9 @@ class _Start:
 class _Pool:
     """Plans with their makespans."""
 
-    def __init__(self, graph: Graph, needs: Needs, profile: Profile) -> None:
-        self._graph, self._needs, self._profile = graph, needs, profile
-        self._simulators: dict[tuple[int, ...], Simulator] = {}
+    def __init__(self, profile: Profile) -> None:
+        self._profile = profile
+        self._simulators: dict[tuple[Division, tuple[int, ...]], Simulator] = {}
         self.starts: list[_Start] = []
 
     @property
@@ -134,17 +147,17 @@ class _Pool:
         """The fastest first."""
         return sorted(self.starts, key=_makespan_s)
 
-    def add(self, plan: Plan) -> None:
-        self.starts.append(self.start(plan))
+    def add(self, case: Case, plan: Plan) -> None:
+        self.starts.append(self.start(case, plan))
 
-    def start(self, plan: Plan) -> _Start:
+    def start(self, case: Case, plan: Plan) -> _Start:
         """The plan simulated, as ranks that it leaves idle leave the cores to others."""
-        used = computing_ranks(self._graph, plan)
+        used = computing_ranks(case.graph, plan)
         busy = self._profile.among(used)
-        key = () if busy is self._profile else used
+        key = case.division, () if busy is self._profile else used
         if key not in self._simulators:
-            self._simulators[key] = Simulator(self._graph, self._needs, busy)
-        return _Start(plan, used, self._simulators[key].makespan_s(plan))
+            self._simulators[key] = Simulator(case.graph, case.needs, busy)
+        return _Start(case, plan, used, self._simulators[key].makespan_s(plan))
 
 
 def _makespan_s(start: _Start) -> float:
@@ -175,15 +188,28 @@ def _own_starts(
         yield made(partition, pool.ranked[0].used)
 
 
+def _divide(own: Case, profile: Profile, pool: _Pool, budget: Budget) -> None:
+    """The most promising ways to divide some layers otherwise become starts as well."""
+    best, found = pool.ranked[0], []
+    if len(best.used) > 1:
+        more = divisions_worth_trying(
+            own, profile, best.plan, best.used, best.makespan_s,
+            lambda case, plan: pool.start(case, plan).makespan_s,
+        )  # fmt: skip
+        until = budget.spent + _FOR_DIVISIONS
+        for case, plan, makespan_s in more:
+            budget.used += 1
+            if makespan_s < best.makespan_s * _NEARLY:
+                found.append(_Start(case, plan, computing_ranks(case.graph, plan), makespan_s))
+            if budget.spent > until:
+                break
+    found.sort(key=_makespan_s)
+    pool.starts += found[:_DIVISIONS]
+
+
 def _walk(
-    graph: Graph,
-    needs: Needs,
-    profile: Profile,
-    pool: _Pool,
-    budget: Budget,
-    seed: int,
-    progress: Progress,
-) -> Plan:
+    profile: Profile, pool: _Pool, budget: Budget, seed: int, progress: Progress
+) -> tuple[Case, Plan]:
     """Climb from the best starts, anneal the best of those, and the best of these for long."""
 
     def told(search: Search) -> Callable[[], None]:
@@ -195,23 +221,24 @@ def _walk(
 
         return tell
 
-    searches: list[Search] = []
+    case_of: dict[Search, Case] = {}
+    until = max(_FOR_CLIMBS, budget.spent + _FOR_CLIMBS - _FOR_STARTS)
     for start in pool.ranked[:_CLIMBS]:
-        if searches and budget.spent > _FOR_CLIMBS:
+        if case_of and budget.spent > until:
             break
-        busy = profile.among(start.used)
-        ranks = _around(graph, profile, start.used) if busy is profile else start.used
-        search = Search(graph, needs, busy, tuple(sorted({0, *ranks})), seed)
+        busy, case = profile.among(start.used), start.case
+        ranks = _around(case.graph, profile, start.used) if busy is profile else start.used
+        search = Search(case.graph, case.needs, busy, tuple(sorted({0, *ranks})), seed)
         search.begin(start.plan, budget)
-        searches.append(search)
-    searches = sorted(searches, key=lambda search: search.value_s)[:_HEATS]
+        case_of[search] = case
+    searches = sorted(case_of, key=lambda search: search.value_s)[:_HEATS]
     if len(searches) > 1:
         first = budget.spent
         for k, search in enumerate(searches):
             search.anneal(budget, first + (k + 1) * _FOR_HEATS, _HOT, _WARM, told(search))
         searches.sort(key=lambda search: search.value_s)
     searches[0].anneal(budget, _FOR_ALL, _HOT, _COLD, told(searches[0]))
-    return searches[0].plan()
+    return case_of[searches[0]], searches[0].plan()
 
 
 def _around(graph: Graph, profile: Profile, used: Sequence[int]) -> tuple[int, ...]:
