@@ -7,6 +7,7 @@ import math
 import textwrap
 from pathlib import Path
 
+from edgeflow_mpi.graph.division import in_words
 from edgeflow_mpi.report.candidates import Candidate
 from edgeflow_mpi.report.files import write_file
 from edgeflow_mpi.report.planning import Comparison

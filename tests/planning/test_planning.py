@@ -32,7 +32,7 @@ KEYS = {
 }  # fmt: skip
 PLAN_KEYS = {
     "partitioner", "predicted_ms", "speedup", "gap", "devices_used", "bytes_moved", "messages",
-    "redundant_share", "peak_memory_bytes", "planning_s", "simulations",
+    "division", "redundant_share", "peak_memory_bytes", "planning_s", "simulations",
 }  # fmt: skip
 
 
