@@ -45,6 +45,7 @@ def profile_for(
     cache: Cache,
     remeasure: bool = False,
     engine: str = AUTO,
+    precision: str = "fp32",
     progress: Progress,
 ) -> Profile | None:
     """The profile of ``graph`` on the ranks of ``comm``; collective.
@@ -67,6 +68,8 @@ def profile_for(
         Whether to measure although the cache has a profile.
     engine
         The engine to measure, or ``auto`` for all that work on a rank; the same on all ranks.
+    precision
+        Which engines are among all, as for :func:`engines_of_ranks`.
     progress
         Of this rank: told what is measured, or where the profile comes from.
 
@@ -82,7 +85,7 @@ def profile_for(
         The same on all ranks, when the file cannot be used or written, or measuring fails.
     """
     devices = gather_devices(comm, torch.get_num_threads())
-    engines = engines_of_ranks(comm, engine)
+    engines = engines_of_ranks(comm, engine, precision)
     key: object = None
     found: Profile | None = None
     with agreed(comm):

@@ -20,11 +20,8 @@ from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph, Layer
 from edgeflow_mpi.kernels.engine import Kernel
 from edgeflow_mpi.kernels.names import DEFAULT
+from edgeflow_mpi.kernels.registry import error_bound
 from edgeflow_mpi.spans import Span
-
-LARGEST_ERROR = 1e-5
-"""How far an engine's result may be from plain torch's, relative to the largest value: as far as
-a whole model's answer from float64."""
 
 _PLAIN = "aten"
 _CALLS = 2
@@ -139,7 +136,8 @@ class Trial:
         good = [
             one
             for one in called
-            if one is plain or relative_error(one.result, plain.result) <= LARGEST_ERROR
+            if one is plain
+            or relative_error(one.result, plain.result) <= error_bound(one.kernel.engine)
         ]
         good = good or [plain]
         self._left = [one.kernel.engine for one in good]

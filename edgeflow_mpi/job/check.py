@@ -12,20 +12,24 @@ from edgeflow_mpi.graph.wire import WIRE_DTYPES
 from edgeflow_mpi.job.context import Context
 from edgeflow_mpi.job.serve import Measured
 from edgeflow_mpi.job.setup import Task
+from edgeflow_mpi.kernels.names import NARROW
 from edgeflow_mpi.report.compare import combine, compare_layers, compare_outputs
 from edgeflow_mpi.report.results import LayerComparison, Verification
 from edgeflow_mpi.runtime.session import Session
+from edgeflow_mpi.units.tables import UnitTables
 
 Tensor = torch.Tensor
 
 
-def verify_answers(context: Context, task: Task, measured: Measured) -> Verification:
+def verify_answers(
+    context: Context, task: Task, tables: UnitTables, measured: Measured
+) -> Verification:
     """Rank 0 only: every request's outputs against plain torch in float64."""
     # Late, as in other places here: most jobs do not ask.
     from edgeflow_mpi.model.reference import reference_outputs
 
     assert task.undivided is not None
-    model, found = task.undivided(), []
+    model, found, rounded = task.undivided(), [], _narrowest(context, tables)
     for i, (request, outputs) in enumerate(zip(task.requests, measured.answers, strict=True)):
         context.progress.update(f"request {i + 1} of {len(task.requests)} in float64")
         tensors = task.plain(request)
@@ -33,7 +37,7 @@ def verify_answers(context: Context, task: Task, measured: Measured) -> Verifica
         plain = reference_outputs(model, tensors, torch.float32)
         others = [other for which, other in measured.deviations if which == i]
         compared = [
-            compare_outputs(task.graph.output_names, answer, wide, plain, _wire(context))
+            compare_outputs(task.graph.output_names, answer, wide, plain, rounded)
             for answer in (outputs, *others)
         ]
         found.append(replace(combine(compared), requests=1))
@@ -62,12 +66,15 @@ def verify_layers(context: Context, task: Task, session: Session) -> LayerCompar
             names = [name for name in got if name in nodes]
             wide = reference_layers(program, tensors, torch.float64, names)
             plain = reference_layers(program, tensors, torch.float32, names)
-            comparison = compare_layers(list(got), got, wide, plain, _wire(context))
+            rounded = _narrowest(context, session.tables)
+            comparison = compare_layers(list(got), got, wide, plain, rounded)
     return comparison
 
 
-def _wire(context: Context) -> torch.dtype:
-    """The type in which float32 activations travelled."""
+def _narrowest(context: Context, tables: UnitTables) -> torch.dtype:
+    """The type to which float32 activations were rounded, on their way or to be multiplied."""
+    if any(NARROW.get(unit.engine) == "bf16" for units in tables.ranks for unit in units):
+        return torch.bfloat16
     found: torch.dtype = getattr(torch, WIRE_DTYPES[context.options.wire] or "float32")
     return found
 

@@ -219,7 +219,7 @@ def _verify(
             assert task.undivided is not None
             task.undivided()  # a step of its own, where it has to be loaded
             with context.progress.step("the undivided model in plain torch, float64"):
-                verification = verify_answers(context, task, ours)
+                verification = verify_answers(context, task, tables, ours)
     if options.verify_layers:
         keeping = open_session(
             context, task, tables, weights, open_transport,

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from edgeflow_mpi import __version__
 from edgeflow_mpi.errors import InputError
-from edgeflow_mpi.kernels.names import AUTO, ENGINES
+from edgeflow_mpi.kernels.names import AUTO, ENGINES, NARROW, PRECISIONS
 
 DEFAULT_MODEL = "torchvision:resnet50"
 PARTITIONERS = (
@@ -55,6 +55,7 @@ class Options:
     timeout_s: float
     quiet: bool
     engine: str = AUTO
+    precision: str = "fp32"
     emulate: Path | None = None
     emulate_units: str = "kernels"
     emulate_compute: str = "first"
@@ -135,6 +136,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="type in which activations travel between ranks; --verify tells what a narrower "
         "one costs in accuracy (default: %(default)s)",
     )  # fmt: skip
+    what.add_argument(
+        "--precision", default="fp32", choices=tuple(PRECISIONS),
+        help="bf16: layers may multiply bfloat16 numbers, where the processor can and that was "
+        "measured to be faster; --verify tells what it costs in accuracy (default: %(default)s)",
+    )  # fmt: skip
     what.add_argument("--output", type=Path, metavar="FILE.npz", help="save the answer tensors")
     what.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of random weights and of planners"
@@ -176,7 +182,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--repeat", type=_positive, default=10, metavar="N", help="timed requests")
     run.add_argument("--warmup", type=_count, default=2, metavar="N", help="untimed requests first")
     run.add_argument(
-        "--engine", default=AUTO, choices=(AUTO, *ENGINES),
+        "--engine", default=AUTO, choices=(AUTO, *(name for name in ENGINES if name not in NARROW)),
         help="what computes: the fastest for every layer, found out by measuring, or one engine "
         "for all layers that it can do (default: %(default)s)",
     )  # fmt: skip
@@ -273,6 +279,13 @@ def parse_options(argv: Sequence[str] | None = None) -> Options:
                 f"--plan runs a plan that is made already, and {given[0]} is about making one: "
                 "leave one out"
             )
+    if values["precision"] != "fp32":
+        for name, usual in (("engine", AUTO), ("plan", None), ("emulate", None)):
+            if values[name] != usual:
+                raise InputError(
+                    f"--precision is about choosing among engines, which --{name} leaves no room "
+                    "for: leave one out"
+                )
     values["partitioner"] = values["partitioner"] or PARTITIONERS[0]
     values["plan_seconds"] = values["plan_seconds"] or PLAN_SECONDS
     if values["profile"] is not None and values["remeasure"]:

@@ -71,7 +71,7 @@ def _made(
         forecast = predict(graph, needs, profile, plan)
         plan = replace(plan, predicted_s=forecast.makespan_s)
     with context.timed("compile"):
-        plan = with_engines(graph, profile, plan, options.engine)
+        plan = with_engines(graph, profile, plan, options.engine, options.precision)
         tables = compile_tables(graph, needs, plan, tag_limit=context.tag_limit)
         verify_tables(graph, needs, tables, tag_limit=context.tag_limit)
     return tables
@@ -107,6 +107,7 @@ def _key(context: Context, graph: Graph, profile: Profile, partitioner: str) -> 
         graph.fingerprint,
         partitioner,
         options.engine,
+        options.precision,
         hashlib.sha256(profile_text(profile, graph).encode()).hexdigest(),
         searching if partitioner == _SEARCHING else None,
         options.seed if partitioner in _DRAWING else None,

@@ -261,6 +261,7 @@ def make_profile(context: Context, task: Task) -> Profile | None:
             cache=context.cache,
             remeasure=options.remeasure,
             engine=options.engine,
+            precision=options.precision,
             progress=context.progress,
         )
 
@@ -273,8 +274,8 @@ def make_tables(
     Saved ones must have gone through :func:`load_task`, which verifies them.
     """
     options = context.options
-    if options.engine != AUTO:
-        engines_of_ranks(context.comm, options.engine)
+    if options.engine != AUTO or options.precision != "fp32":
+        engines_of_ranks(context.comm, options.engine, options.precision)
 
     def make() -> UnitTables:
         tables = saved or plan_tables(context, task, profile, options.partitioner)

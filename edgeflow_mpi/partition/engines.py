@@ -6,11 +6,13 @@ from dataclasses import replace
 
 from edgeflow_mpi.cluster.profile import Profile
 from edgeflow_mpi.graph.types import Graph
-from edgeflow_mpi.kernels.names import AUTO, DEFAULT
+from edgeflow_mpi.kernels.names import AUTO, DEFAULT, NARROW
 from edgeflow_mpi.partition.plan import Plan
 
 
-def with_engines(graph: Graph, profile: Profile, plan: Plan, wanted: str = AUTO) -> Plan:
+def with_engines(
+    graph: Graph, profile: Profile, plan: Plan, wanted: str = AUTO, precision: str = "fp32"
+) -> Plan:
     """``plan`` with an engine named for every layer on every rank that computes rows of it.
 
     Parameters
@@ -19,6 +21,7 @@ def with_engines(graph: Graph, profile: Profile, plan: Plan, wanted: str = AUTO)
     profile : of the plan's ranks; its costs know which engine was the fastest for how many rows.
     plan : who computes what.
     wanted : an engine for everything, or ``auto`` for the fastest.
+    precision : a profile may name engines that round more than this allows; they are left out.
 
     Returns
     -------
@@ -37,6 +40,6 @@ def with_engines(graph: Graph, profile: Profile, plan: Plan, wanted: str = AUTO)
             if wanted == AUTO:
                 cost = profile.costs[rank].get(graph.signatures[layer.name])
                 engine = DEFAULT if cost is None else cost.engine(rows.rows)
-            if engine != DEFAULT:
+            if engine != DEFAULT and NARROW.get(engine, precision) == precision:
                 engines[layer.name, rank] = engine
     return replace(plan, engines=engines)

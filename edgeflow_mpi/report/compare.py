@@ -2,10 +2,10 @@
 
 An answer is right where its largest error, relative to the largest magnitude of the
 reference in float64, is at most ``max(1e-5, 4 e)``; ``e`` is the same error of plain torch,
-which no way of dividing the work can be expected to beat. Where activations travel in a narrower
-type, its rounding is allowed as well, amplified as much as the model amplifies that of float32:
-``eps_wire * e / eps_32``, and at least ``8 eps_wire``. Each tensor is measured against
-its own magnitude, so a small output is not hidden by a large one.
+which no way of dividing the work can be expected to beat. Where activations travel or are
+multiplied in a narrower type, its rounding is allowed as well, amplified as much as the model
+amplifies that of float32: ``eps_wire * e / eps_32``, and at least ``8 eps_wire``. Each tensor is
+measured against its own magnitude, so a small output is not hidden by a large one.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def compare_tensor(
     plain32 : torch.Tensor
         The same by plain torch in the model's own types.
     wire : torch.dtype
-        The type in which float32 activations travelled.
+        The type to which float32 activations were rounded, to travel or to be multiplied.
 
     Returns
     -------
