@@ -7,9 +7,11 @@ measures anything.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Literal, TypeAlias
 
 from edgeflow_mpi.kernels.names import DEFAULT
@@ -48,6 +50,23 @@ class LayerCost:
 
     def seconds(self, rows: int) -> float:
         return self.fixed_s + self.per_row_s * rows if rows > 0 else 0.0
+
+    def measured_seconds(self, rows: int) -> float:
+        """As :meth:`seconds`, but along the measured points, from one to the next.
+
+        What a kernel takes grows by steps, with tiles and blocks of rows; the line, which
+        planners need, is off by a tenth at some numbers of rows. Never falls when rows are added.
+        """
+        if not self.points or rows <= 0:
+            return self.seconds(rows)
+        places = [0, *(count for count, _ in self.points)]
+        least_s = min(self.fixed_s, self.points[0][1])
+        times_s = list(accumulate((least_s, *(seconds for _, seconds in self.points)), max))
+        if rows > places[-1]:
+            return times_s[-1] + self.per_row_s * (rows - places[-1])
+        after = bisect_left(places, rows)
+        share = (rows - places[after - 1]) / (places[after] - places[after - 1])
+        return times_s[after - 1] + share * (times_s[after] - times_s[after - 1])
 
     def scaled(self, factor: float) -> LayerCost:
         """The cost on a device that takes ``factor`` times as long."""

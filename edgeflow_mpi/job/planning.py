@@ -53,6 +53,7 @@ def _made(
         from edgeflow_mpi.partition.cost import predict
         from edgeflow_mpi.partition.engines import with_engines
         from edgeflow_mpi.partition.joint.search import Budget, Search
+        from edgeflow_mpi.partition.plan import computing_ranks
         from edgeflow_mpi.partition.search import plan_model
         from edgeflow_mpi.units.compile import compile_tables
 
@@ -67,9 +68,10 @@ def _made(
             budget=Budget.of(options.plan_seconds, options.plan_simulations),
         )  # fmt: skip
     graph, needs = divided(graph, needs, plan.division)
-    if plan.predicted_s is None:
-        forecast = predict(graph, needs, profile, plan)
-        plan = replace(plan, predicted_s=forecast.makespan_s)
+    # Plans are made by lines; what to expect of one is told by the measurements themselves.
+    busy = profile.among(computing_ranks(graph, plan))
+    forecast = predict(graph, needs, busy, plan, measured=True)
+    plan = replace(plan, predicted_s=forecast.makespan_s)
     with context.timed("compile"):
         plan = with_engines(graph, profile, plan, options.engine, options.precision)
         tables = compile_tables(graph, needs, plan, tag_limit=context.tag_limit)

@@ -122,8 +122,13 @@ def _share_cost(costs: Mapping[str, LayerCost], layer: Layer, origin: Origin) ->
     return LayerCost(fixed_s, (whole_s - fixed_s) / layer.rows)
 
 
-def predict(graph: Graph, needs: Needs, profile: Profile, plan: Plan) -> Prediction:
+def predict(
+    graph: Graph, needs: Needs, profile: Profile, plan: Plan, *, measured: bool = False
+) -> Prediction:
     """Evaluate ``plan``, which must satisfy ``check_plan``, on ``profile``.
+
+    With ``measured`` units take what was measured at about as many rows
+    (:meth:`LayerCost.measured_seconds`) in place of what the lines say by which plans are made.
 
     Returns
     -------
@@ -136,7 +141,7 @@ def predict(graph: Graph, needs: Needs, profile: Profile, plan: Plan) -> Predict
     ProfileError
         The profile does not cover a device, a layer or a link that the plan uses.
     """
-    return _Evaluation(graph, needs, profile, plan).run()
+    return _Evaluation(graph, needs, profile, plan, measured).run()
 
 
 @dataclass
@@ -159,10 +164,13 @@ class _Evaluation:
     Units are numbered in the order of their priority.
     """
 
-    def __init__(self, graph: Graph, needs: Needs, profile: Profile, plan: Plan) -> None:
+    def __init__(
+        self, graph: Graph, needs: Needs, profile: Profile, plan: Plan, measured: bool
+    ) -> None:
         self._graph = graph
         self._profile = profile
         self._plan = plan
+        self._measured = measured
         self._traffic = trace_flows(graph, needs, plan)
         ranks, flows = plan.ranks, self._traffic.flows
         self._position = {name: i for i, name in enumerate(plan.order)}
@@ -218,11 +226,12 @@ class _Evaluation:
                 if not computed:
                     continue
                 cost = layer_cost(self._graph, self._profile, layer, rank)
+                seconds = cost.measured_seconds if self._measured else cost.seconds
                 flows = self._traffic.forwards.get((name, rank), ())
                 demands = self._traffic.demands[name, rank]
                 for rows in pieces_of(self._plan, layer, rank, flows):
                     leaving = tuple(flow for flow in flows if flow.rows in rows)
-                    unit = _Unit(name, rank, rows, cost.seconds(rows.rows), leaving)
+                    unit = _Unit(name, rank, rows, seconds(rows.rows), leaving)
                     here.setdefault((name, rank), []).append(len(self._units))
                     self._units.append(unit)
                     read = [d.rows for d in demands] if rows == computed else needs.of(name, rows)
