@@ -113,7 +113,9 @@ def _alike(tables: Mapping[str, UnitTables]) -> dict[str, str]:
     """For every partitioner the first that has the same units."""
     first: dict[str, str] = {}
     for name, mine in tables.items():
-        first[name] = next((n for n in first if tables[n].ranks == mine.ranks), name)
+        bare = replace(mine, partitioner=name, predicted_s=0.0)
+        same = (n for n in first if replace(tables[n], partitioner=name, predicted_s=0.0) == bare)
+        first[name] = next(same, name)
     return first
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -17,7 +18,10 @@ import torch
 
 from edgeflow_mpi.cluster.agree import agreed, broadcast
 from edgeflow_mpi.cluster.comm import Communicator
-from edgeflow_mpi.graph.types import Graph
+from edgeflow_mpi.graph.channels import Part
+from edgeflow_mpi.graph.division import with_division
+from edgeflow_mpi.graph.local import part_spec, piece_of
+from edgeflow_mpi.graph.types import Graph, TensorSpec
 from edgeflow_mpi.runtime.distribute import memory_of, needed_weights
 from edgeflow_mpi.units.tables import UnitTables
 
@@ -43,8 +47,11 @@ def share_weights(
     """
     rank = comm.Get_rank()
     places, size_bytes = _places(graph, tables, had)
-    names = needed_weights(graph, tables, rank)
-    mine = {name: weights[name] for name in names if name in weights}
+    wanted = needed_weights(with_division(graph, tables.division), tables, rank)
+    if rank == 0:
+        mine = {name: _piece(weights, name, part) for name, part in wanted.items()}
+    else:
+        mine = {name: weights[name] for name in wanted if name in weights}
     if not size_bytes:
         return mine
     path = broadcast(comm, lambda: _written(places, size_bytes, weights), "sharing the weights")
@@ -54,35 +61,50 @@ def share_weights(
                 memory = torch.from_file(
                     str(path), shared=False, size=size_bytes, dtype=torch.uint8
                 )
-                for name in names:
+                for name in wanted:
                     if name not in mine:
-                        mine[name] = _tensor(graph, memory, name, places[name])
+                        place = places[name]
+                        mine[name] = _tensor(memory, place.start, place.spec)
     finally:
         if rank == 0:
             path.unlink(missing_ok=True)
     return mine
 
 
-def _places(graph: Graph, tables: UnitTables, had: UnitTables | None) -> tuple[dict[str, int], int]:
+@dataclass(frozen=True)
+class _Place:
+    """A weight, or part of one, in the file."""
+
+    start: int
+    spec: TensorSpec
+    part: Part | None
+
+
+def _places(
+    graph: Graph, tables: UnitTables, had: UnitTables | None
+) -> tuple[dict[str, _Place], int]:
     """Where in the file weights lie that some rank lacks, and how long it is."""
-    lacking: dict[str, None] = {}
+    own = with_division(graph, tables.division)
+    before = graph if had is None else with_division(graph, had.division)
+    places: dict[str, _Place] = {}
+    end = 0
     for rank in range(1, tables.size):
-        old = set() if had is None else set(needed_weights(graph, had, rank))
-        lacking |= dict.fromkeys(n for n in needed_weights(graph, tables, rank) if n not in old)
-    places, end = {}, 0
-    for name in lacking:
-        places[name] = end
-        end += -(-graph.weight_specs[name].size_bytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+        old = {} if had is None else needed_weights(before, had, rank)
+        for name, part in needed_weights(own, tables, rank).items():
+            if name in old or name in places:
+                continue
+            places[name] = place = _Place(end, part_spec(graph, name, part), part)
+            end += -(-place.spec.size_bytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
     return places, end
 
 
-def _written(places: Mapping[str, int], size_bytes: int, weights: Mapping[str, Tensor]) -> Path:
+def _written(places: Mapping[str, _Place], size_bytes: int, weights: Mapping[str, Tensor]) -> Path:
     descriptor, name = tempfile.mkstemp(prefix="edgeflow-weights-")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            for weight, start in places.items():
-                file.seek(start)
-                file.write(memory_of(weights[weight].contiguous()).data)
+            for weight, place in places.items():
+                file.seek(place.start)
+                file.write(memory_of(_piece(weights, weight, place.part).contiguous()).data)
             file.truncate(size_bytes)
     except BaseException:
         Path(name).unlink()
@@ -90,7 +112,10 @@ def _written(places: Mapping[str, int], size_bytes: int, weights: Mapping[str, T
     return Path(name)
 
 
-def _tensor(graph: Graph, memory: Tensor, name: str, start: int) -> Tensor:
-    spec = graph.weight_specs[name]
+def _piece(weights: Mapping[str, Tensor], name: str, part: Part | None) -> Tensor:
+    return weights[name] if part is None else piece_of(part, weights[part.name])
+
+
+def _tensor(memory: Tensor, start: int, spec: TensorSpec) -> Tensor:
     part = memory[start : start + spec.size_bytes].view(getattr(torch, spec.dtype))
     return part[: prod(spec.shape)].reshape(spec.shape)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import nnls
 
 from edgeflow_mpi.cluster.fit import MAX_BANDWIDTH_BYTES_S, fit_affine, fit_link
+from edgeflow_mpi.cluster.profile import LayerCost
 
 seconds = st.floats(1e-7, 10.0)
 row_points = st.lists(
@@ -41,6 +42,16 @@ def test_falling_times_give_a_constant_and_superlinear_ones_no_negative_offset()
     assert fit_affine([(1, 3.0), (2, 2.0), (4, 1.0)]).per_row_s == 0.0
     steep = fit_affine([(1, 1.0), (2, 4.0), (4, 20.0)])
     assert steep.fixed_s == 0.0 and steep.per_row_s > 0
+
+
+def test_between_measured_rows_times_go_from_one_to_the_next() -> None:
+    cost = LayerCost(1.0, 0.5, ((4, 4.0), (8, 5.0), (16, 4.5)))
+    assert [cost.measured_seconds(rows) for rows in (0, 4, 6, 8)] == [0.0, 4.0, 4.5, 5.0]
+    assert cost.measured_seconds(2) == pytest.approx(2.5), "halfway from what a call costs"
+    assert cost.measured_seconds(16) == 5.0, "more rows are never cheaper"
+    assert cost.measured_seconds(20) == pytest.approx(7.0)
+    assert cost.scaled(2.0).measured_seconds(8) == 10.0
+    assert LayerCost(1.0, 0.5).measured_seconds(4) == 3.0, "of a cost that nobody measured"
 
 
 @given(row_points)
