@@ -13,9 +13,32 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeflow_mpi.run import main as run
 from tests.job_sabotage import sabotage
+
+if TYPE_CHECKING:
+    from edgeflow_mpi.job.context import Context
+    from edgeflow_mpi.model.load import LoadedModel
+
+
+def remember_models() -> None:
+    """Load every model once for all jobs; what cannot be loaded is tried by each."""
+    from edgeflow_mpi.job import loading  # the first job has imported torch, on its cores
+
+    load, loaded = loading._load, {}
+
+    def load_once(context: Context) -> LoadedModel:
+        options = context.options
+        key = (options.model, options.weights, options.input_shapes, options.seed)
+        if key in loaded:
+            context.progress.say(f"  construct {options.model}: loaded by an earlier job")
+        else:
+            loaded[key] = load(context)
+        return loaded[key]
+
+    loading._load = load_once
 
 
 def main(folder: Path) -> None:
@@ -35,6 +58,8 @@ def main(folder: Path) -> None:
             "stderr": err.getvalue(),
             "seconds": time.monotonic() - began_s,
         }
+        if rank is None:
+            remember_models()
         from mpi4py import MPI  # the first job has started it, with its settings
 
         rank = MPI.COMM_WORLD.rank
