@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from edgeflow_mpi.kernels.buffers import empty
 from edgeflow_mpi.kernels.prepare import prepare
 from edgeflow_mpi.kernels.registry import usable
+from edgeflow_mpi.spans import Span
 from tests.inprocess import build, node_values, random_job, relative_error, tolerance
 from tests.rule_checks import piece, some_spans
 
@@ -188,3 +189,35 @@ def test_every_span_of_layers_agrees_with_float64(batch: int) -> None:
         expected, bound = tolerance(model.module, request)
         job = random_job(model, ranks, ranks)
         assert relative_error(job.run(request), expected) <= bound
+
+
+class Head(nn.Module):
+    """Linear layers at the end of a network, wide and narrow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide = nn.Linear(48, 100)
+        self.last = nn.Linear(100, 21, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.relu(self.wide(x)))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_linear_layers_agree_with_float64(batch: int) -> None:
+    request = torch.randn(batch, 48, generator=torch.Generator().manual_seed(batch))
+    model = build(Head(), request)
+    expected, bound = tolerance(model.module, request)
+    held = {model.graph.inputs[0].name: request}
+    for layer in model.graph.layers:
+        if layer.kind == "compute":
+            rows = Span(0, layer.rows)
+            kernel = prepare(model.graph, layer, rows, model.weights, model.needs, "direct")
+            assert kernel.engine == "direct"
+            held[layer.name] = kernel(*(held[name] for name in layer.inputs))
+            for out in (empty(layer.out, layer.rows), torch.empty(200, batch).t()):
+                wanted = out[:, : layer.out.shape[1]].fill_(math.nan)
+                kernel.write(wanted, *(held[name] for name in layer.inputs))
+                assert torch.equal(wanted, held[layer.name])
+    (answer,) = model.graph.outputs[0].inputs
+    assert relative_error([held[answer]], expected) <= bound

@@ -14,6 +14,8 @@ read where it lies.
     One prepared convolution: its frame, and calling it.
 ``fuse``
     Steps of a layer that are one such convolution.
+``linear``
+    Linear layers as such convolutions.
 ``engine``
     The engine.
 """

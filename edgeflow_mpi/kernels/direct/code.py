@@ -87,6 +87,10 @@ def _emit_group(module: Value, machine: Machine, results: int, vectors: int) -> 
             column = b.select(end, column, f.integer(0))
             row = b.select(end, row, f.at(row, frame.row_step))
     places = [f.integer(j * lanes) for j in range(vectors - 1)] + [last]
+    # What is written at the end comes near meanwhile.
+    for t in range(results):
+        for place in places:
+            f.prefetch(out, f.mul(t, frame.out_channels), place, write=True)
     offsets = [f.load(bias, place) for place in places]
     sums = [offset for _ in range(results) for offset in offsets]
     width = vectors * lanes

@@ -15,7 +15,7 @@ from edgeflow_mpi.spans import Span
 
 
 class Direct:
-    """Layers with a convolution of one group."""
+    """Layers with a convolution of one group, or that are linear and not divided."""
 
     name = "direct"
 
@@ -31,8 +31,14 @@ class Direct:
         needs: Needs,
     ) -> Kernel | None:
         # Loading LLVM takes a tenth of a second: not before there is something to do.
-        if not any(step.target.startswith("aten.conv2d") for step in layer.steps):
+        if not any(step.target.startswith(("aten.conv2d", "aten.linear")) for step in layer.steps):
             return None
         from edgeflow_mpi.kernels.direct.fuse import fused_convolution
+        from edgeflow_mpi.kernels.direct.linear import fused_linear
 
-        return assemble_fused(self.name, graph, layer, rows, weights, needs, fused_convolution)
+        fuse = fused_linear if _is_linear(layer) else fused_convolution
+        return assemble_fused(self.name, graph, layer, rows, weights, needs, fuse)
+
+
+def _is_linear(layer: Layer) -> bool:
+    return any(step.target.startswith("aten.linear") for step in layer.steps)

@@ -27,9 +27,12 @@ class Filters:
         self.last_vector = channels - lanes
         firsts = [min(i * lanes, self.last_vector) for i in range(self.vectors)]
         order = torch.tensor([[first + lane for lane in range(lanes)] for first in firsts])
-        matrix = weight.detach().permute(2, 3, 1, 0).flatten(0, 2)
-        panels = torch.split(order, machine.panel_vectors)
-        self.values = torch.cat([matrix[:, panel.flatten()].flatten() for panel in panels])
+        self.values = torch.empty(self.vectors * lanes * weight[0].numel())
+        start = 0
+        for panel in torch.split(order.flatten(), machine.panel_vectors * lanes):
+            part = weight.detach()[panel].permute(2, 3, 1, 0)
+            self.values[start : start + part.numel()].view(part.shape).copy_(part)
+            start += part.numel()
         self.bias = torch.zeros(channels) if bias is None else bias.detach().contiguous()
 
 

@@ -142,6 +142,16 @@ class Function:
     def store(self, value: Value, base: Value, *places: Value) -> None:
         self.builder.store(value, self.at(base, *places)).align = FLOAT_BYTES
 
+    def prefetch(self, base: Value, *places: Value, write: bool = False) -> None:
+        """Have the line of the cache that holds this float32 come near, for a later access."""
+        i32 = ir.IntType(32)
+        module = self.builder.module
+        known = module.globals.get("llvm.prefetch.p0")
+        if known is None:
+            kind = ir.FunctionType(ir.VoidType(), [POINTER, i32, i32, i32])
+            known = ir.Function(module, kind, "llvm.prefetch.p0")
+        self.builder.call(known, [self.at(base, *places), i32(int(write)), i32(3), i32(1)])
+
     def everywhere(self, base: Value, *places: Value) -> Value:
         """One float32 of memory in all lanes."""
         value = self.builder.load(self.at(base, *places), typ=F32)

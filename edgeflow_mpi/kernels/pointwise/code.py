@@ -61,6 +61,13 @@ def _emit_pixels(module: Value, machine: Machine, pixels: int, *, residual: bool
     rows = [first]
     for _ in range(1, pixels):
         rows.append(f.at(rows[-1], step))
+    # What is added and written at the end comes near meanwhile.
+    for t in range(pixels):
+        for j in range(vectors):
+            place = f.add(f.mul(t, out_step), j * lanes)
+            if residual:
+                f.prefetch(other, place)
+            f.prefetch(out, place, write=True)
     with f.reduction(channels, UNROLLED, [f.constant(0)] * (pixels * vectors)) as turn:
         panel = f.at(weights, f.mul(turn.index, machine.panel))
         for k in range(UNROLLED):
