@@ -119,7 +119,9 @@ def _share_cost(costs: Mapping[str, LayerCost], layer: Layer, origin: Origin) ->
     if origin.part == "rest":
         return LayerCost(min(call_s, whole_s), 0.0)
     fixed_s = min(call_s, whole_s if origin.rows == 1 else native.fixed_s)
-    return LayerCost(fixed_s, (whole_s - fixed_s) / layer.rows)
+    engines = (native.engine(origin.rows),) if native.engines else ()
+    points = ((layer.rows, whole_s),) if engines else ()
+    return LayerCost(fixed_s, (whole_s - fixed_s) / layer.rows, points, engines)
 
 
 def predict(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from edgeflow_mpi.cluster.profile import Profile
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.kernels.names import AUTO, DEFAULT, NARROW
+from edgeflow_mpi.partition.cost import layer_cost
 from edgeflow_mpi.partition.plan import Plan
 
 
@@ -38,8 +39,7 @@ def with_engines(
                 continue
             engine = wanted
             if wanted == AUTO:
-                cost = profile.costs[rank].get(graph.signatures[layer.name])
-                engine = DEFAULT if cost is None else cost.engine(rows.rows)
+                engine = layer_cost(graph, profile, layer, rank).engine(rows.rows)
             if engine != DEFAULT and NARROW.get(engine, precision) == precision:
                 engines[layer.name, rank] = engine
     return replace(plan, engines=engines)
