@@ -11,12 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from edgeflow_mpi.cluster.cluster_file import ClusterSpec, cluster_profile, parse_cluster
 from edgeflow_mpi.errors import PlanError
 from edgeflow_mpi.graph.channels import CHANNELS
 from edgeflow_mpi.graph.division import Division, can_divide, with_division
 from edgeflow_mpi.graph.local import piece_of, share_of, weight_keys
+from edgeflow_mpi.partition.baselines import equal
+from edgeflow_mpi.partition.bound import lower_bound
+from edgeflow_mpi.partition.cost import layer_cost, predict
+from edgeflow_mpi.partition.joint.planner import joint
+from edgeflow_mpi.partition.joint.search import Budget
 from edgeflow_mpi.partition.plan import LayerPlan
 from edgeflow_mpi.partition.random import random_plan
+from edgeflow_mpi.progress import NoProgress
 from edgeflow_mpi.spans import Span
 from tests.division_cases import divided, everything, random_division
 from tests.inprocess import Job, Model, build, random_job, relative_error, tolerance
@@ -246,6 +253,60 @@ def test_ranks_need_their_part_of_the_weights() -> None:
             total, count = total + piece.sum(), count + piece.numel()
         assert count == weight.numel()
         torch.testing.assert_close(total, weight.sum())
+
+
+def boards(count: int) -> ClusterSpec:
+    return parse_cluster(
+        f"devices: [{{name: board, count: {count}, gflops: 0.01, overhead_us: 20}}]\n"
+        "links: {default: {bandwidth_mbps: 1000, latency_ms: 0.01}}\n",
+        "boards",
+    )
+
+
+def test_a_share_costs_its_share_of_the_measured_layer() -> None:
+    """What a description in FLOP/s says of the divided layers themselves."""
+    model, _ = model_of("classifier")
+    own = cluster_profile(boards(2), model.graph)
+    random = Random(0)
+    for _ in range(5):
+        graph = divided(model, random_division(model.graph, random)).graph
+        described = cluster_profile(boards(2), graph)
+        for layer in graph.layers:
+            derived = layer_cost(graph, own, layer, 1)
+            expected = layer_cost(graph, described, layer, 1)
+            for rows in (1, layer.rows):
+                assert derived.seconds(rows) == pytest.approx(expected.seconds(rows))
+
+
+def test_a_share_is_computed_by_the_engine_of_the_layer() -> None:
+    model, _ = model_of("classifier")
+    own = cluster_profile(boards(1), model.graph)
+    wide = next(layer for layer in model.graph.layers if "linear" in str(layer.steps))
+    costs = {
+        key: replace(cost, points=((1, 1e-3),), engines=("aten",))
+        for key, cost in own.costs[0].items()
+    }
+    graph = with_division(model.graph, ((wide.name, "outputs"),))
+    share = layer_cost(graph, replace(own, costs=(costs,)), graph.by_name[wide.name], 0)
+    assert share.engine(5) == "aten"
+
+
+def test_a_wide_linear_layer_is_divided_where_that_is_sooner() -> None:
+    model, x = model_of("classifier")
+    profile = cluster_profile(boards(4), model.graph)
+    everyone = range(4)
+    starts = [equal(model.graph, model.needs, profile, everyone)]
+    plan = joint(
+        model.graph, model.needs, profile, starts,
+        budget=Budget(simulations=400), progress=NoProgress(),
+    ).plan  # fmt: skip
+    assert plan.division
+    variant = divided(model, plan.division)
+    assert plan.predicted_s == predict(variant.graph, variant.needs, profile, plan).makespan_s
+    assert plan.predicted_s < predict(model.graph, model.needs, profile, starts[0]).makespan_s
+    assert plan.predicted_s >= lower_bound(model.graph, model.needs, profile).makespan_s
+    expected, bound = tolerance(model.module, x)
+    assert relative_error(Job(variant, plan).run(x), expected) <= bound
 
 
 @pytest.mark.parametrize(
