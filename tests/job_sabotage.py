@@ -44,7 +44,7 @@ def no_torch() -> AbstractContextManager[Any]:
 
 
 def cannot_measure() -> AbstractContextManager[Any]:
-    return patch("edgeflow_mpi.cluster.measure.time_calls", _fail)
+    return patch("edgeflow_mpi.cluster.measure.time_in_turn", _fail)
 
 
 def cannot_prepare() -> AbstractContextManager[Any]:

@@ -2,9 +2,10 @@
 
 All ranks measure the same layer with the same rows at the same time, because ranks that
 share a host will compete for its cores and its memory in the job as well. Between two calls
-some memory is read, because in the job a layer never runs twice in a row: with its weights
-and code still in the caches the layers of a small network look up to twice as fast as they
-are in their turn. Weights and inputs are random; one layer's weights exist at a time.
+some memory is read (:mod:`edgeflow_mpi.cluster.cooling`), because in the job a layer never runs
+twice in a row: with its weights and code still in the caches the layers of a small network look
+up to twice as fast as they are in their turn. Weights and inputs are random; one layer's weights
+exist at a time.
 
 Several engines may be able to do a layer. Those that are near the best in a short trial
 (:mod:`edgeflow_mpi.cluster.trial`) are all measured, and the cost is the fastest one's, which
@@ -27,6 +28,7 @@ import torch
 
 from edgeflow_mpi.cluster.agree import agree
 from edgeflow_mpi.cluster.comm import Communicator
+from edgeflow_mpi.cluster.cooling import Cooling, shared_cache_bytes, weight_bytes
 from edgeflow_mpi.cluster.fit import fit_affine
 from edgeflow_mpi.cluster.profile import Device, LayerCost
 from edgeflow_mpi.cluster.random_data import random_weights
@@ -43,8 +45,7 @@ _SHORTEST_WINDOW_S, _LONGEST_WINDOW_S = 0.003, 0.1
 _FEWEST_CALLS, _ENOUGH_CALLS = 2, 7
 _PATIENCE = 2  # windows to wait for enough calls; a slow device then makes do with the fewest
 _ALIKE = 0.15
-_EQUAL = 1.05
-_COOLING_BYTES = 8 << 20  # more than a core's own caches, less than what takes long to read
+_EQUAL = 1.1  # engines stand in an order in which they usually are
 
 
 Key: TypeAlias = tuple[str, int, str]
@@ -120,7 +121,7 @@ def measure_compute(
     counts = {layer.name: row_counts(layer, comm.Get_size()) for layer in subjects}
     windows = sum(len(rows) for rows in counts.values())
     window_s = min(max(budget_s / max(windows, 1), _SHORTEST_WINDOW_S), _LONGEST_WINDOW_S)
-    cooling = torch.ones(_COOLING_BYTES // 4)
+    cooling = Cooling(shared_cache_bytes())
     timings: dict[Key, Timing] = {}
     error: Exception | None = None
     for index, layer in enumerate(subjects, 1):
@@ -128,27 +129,31 @@ def measure_compute(
         weights: dict[str, torch.Tensor] = {}
         signature = graph.signatures[layer.name]
         trial = Trial(attempt, engines, graph, layer, needs)
+        before_round = cooling.before_round(weight_bytes(graph, layer))
         for rows in counts[layer.name]:
             span = centred(layer.rows, rows)
             found: tuple[Candidate, ...] = ()
             try:
                 if error is None:
                     weights = weights or random_weights(graph, layer)
-                    found = trial.candidates(span, weights, cooling.sum)
+                    found = trial.candidates(span, weights, cooling.little)
             except Exception as raised:  # noqa: BLE001 (all ranks must learn of it)
                 error = _explained(layer, span, raised)
             # Besides agreeing, this starts the windows on all ranks at the same time.
             agree(comm, error)
             mine = {candidate.engine: candidate for candidate in found}
             timed = close(comm.allgather({name: one.trial_s for name, one in mine.items()}))
-            for engine in timed:
-                try:
-                    if error is None and engine in mine:
-                        timings[signature, rows, engine] = time_calls(
-                            mine[engine].run, window_s / len(timed), cooling.sum
-                        )
-                except Exception as raised:  # noqa: BLE001 (all ranks learn of it at the next point)
-                    error = _explained(layer, span, raised)
+            runs = {engine: mine[engine].run for engine in timed if engine in mine}
+            try:
+                if error is None and runs:
+                    for engine, timing in zip(
+                        runs,
+                        time_in_turn(list(runs.values()), window_s, cooling.little, before_round),
+                        strict=True,
+                    ):
+                        timings[signature, rows, engine] = timing
+            except Exception as raised:  # noqa: BLE001 (all ranks learn of it at the next point)
+                error = _explained(layer, span, raised)
     agree(comm, error)
     own = points_of(timings, threads=torch.get_num_threads())
     kinds = [(device.host, device.cpu, device.threads) for device in devices]
@@ -190,24 +195,40 @@ def time_calls(
     For longer where that is too short for a good median: up to twice as long for seven
     calls, and as long as it takes for two.
     """
-    cpu_s: list[float] = []
-    wall_s: list[float] = []
+    return time_in_turn([run], window_s, between)[0]
+
+
+def time_in_turn(
+    runs: Sequence[Callable[[], object]],
+    window_s: float,
+    between: Callable[[], object],
+    before_round: Callable[[], object] = lambda: None,
+) -> list[Timing]:
+    """As :func:`time_calls` for several functions, a call of each in every round.
+
+    What else goes on on the machine then slows down all of them alike: else the choice among
+    them would be that of the quietest moment.
+    """
+    cpu_s: list[list[float]] = [[] for _ in runs]
+    wall_s: list[list[float]] = [[] for _ in runs]
     began_s, used_s = time.perf_counter(), time.thread_time()
-    while not _enough(len(wall_s), time.perf_counter() - began_s, window_s):
-        between()
-        cpu_0, wall_0 = time.thread_time(), time.perf_counter()
-        run()
-        wall_1, cpu_1 = time.perf_counter(), time.thread_time()
-        wall_s.append(wall_1 - wall_0)
-        cpu_s.append(cpu_1 - cpu_0)
+    while not _enough(len(wall_s[0]), time.perf_counter() - began_s, window_s):
+        before_round()
+        for i, run in enumerate(runs):
+            between()
+            cpu_0, wall_0 = time.thread_time(), time.perf_counter()
+            run()
+            wall_1, cpu_1 = time.perf_counter(), time.thread_time()
+            wall_s[i].append(wall_1 - wall_0)
+            cpu_s[i].append(cpu_1 - cpu_0)
     # The core is often lost in the system call that reads the processor time, so the
     # stretch must be that of the whole window, not of the calls.
     passed_s, used_s = time.perf_counter() - began_s, time.thread_time() - used_s
-    return Timing(
-        max(statistics.median(cpu_s), 1e-9),
-        max(statistics.median(wall_s), 1e-9),
-        passed_s / max(used_s, 1e-9),
-    )
+    stretch = passed_s / max(used_s, 1e-9)
+    return [
+        Timing(max(statistics.median(cpu), 1e-9), max(statistics.median(wall), 1e-9), stretch)
+        for cpu, wall in zip(cpu_s, wall_s, strict=True)
+    ]
 
 
 def _enough(calls: int, passed_s: float, window_s: float) -> bool:

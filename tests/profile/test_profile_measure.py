@@ -21,6 +21,7 @@ from edgeflow_mpi.cluster.measure import (
     pooled,
     row_counts,
     time_calls,
+    time_in_turn,
 )
 from edgeflow_mpi.cluster.profile import Device
 from edgeflow_mpi.cluster.trial import Attempt
@@ -74,6 +75,14 @@ def test_a_window_holds_at_least_two_calls_and_each_has_something_between() -> N
     timing = time_calls(lambda: calls.append("run"), 0.0, lambda: calls.append("between"))
     assert calls == ["between", "run"] * 2
     assert timing.cpu_s > 0 and timing.wall_s > 0 and timing.stretch > 0
+
+
+def test_what_is_compared_is_called_in_turn() -> None:
+    calls: list[str] = []
+    runs = [lambda: calls.append("a"), lambda: calls.append("b")]
+    first, second = time_in_turn(runs, 0.0, lambda: calls.append("-"))
+    assert calls[:8] == ["-", "a", "-", "b"] * 2
+    assert first.stretch == second.stretch
 
 
 TIMINGS = {
