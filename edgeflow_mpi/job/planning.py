@@ -114,7 +114,7 @@ def _key(context: Context, graph: Graph, profile: Profile, partitioner: str) -> 
         searching if partitioner == _SEARCHING else None,
         options.seed if partitioner in _DRAWING else None,
         context.tag_limit,
-        code_version("spans", "graph", "cluster", "partition", "units"),
+        code_version("spans", "graph", "kernels", "cluster", "partition", "units"),
         [(name, _version(name)) for name in _LIBRARIES],
     )
 

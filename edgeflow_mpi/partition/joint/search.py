@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,6 +18,7 @@ from edgeflow_mpi.partition.joint.genes import ABOVE, BELOW, genes_of, plan_of, 
 from edgeflow_mpi.partition.joint.moves import new_moves
 from edgeflow_mpi.partition.plan import Plan
 from edgeflow_mpi.partition.relocate import narrowed, spread_out
+from edgeflow_mpi.partition.simulator.jit import COMPILED, is_kept
 from edgeflow_mpi.partition.simulator.problem import compile_problem
 from edgeflow_mpi.partition.simulator.run import NEVER, simulate
 from edgeflow_mpi.partition.simulator.simulator import Simulator
@@ -90,7 +92,12 @@ class Search:
         """Compile what the search runs, unless that was done before, by a search on nothing."""
         if cls._compiled:
             return
-        with progress.step("the search compiled (kept for the next time)"):
+        kept = not COMPILED or is_kept(step)
+        if not kept:
+            # A minute of silence looks like a hang.
+            progress.say("  compiling the search, once on this machine: half a minute or more")
+        said = "the search loaded" if kept else "the search compiled, which is kept"
+        with progress.step(said) if COMPILED else nullcontext():
             problem = compile_problem(*_nothing())
             work = new_scratch(problem, 1)
             walk, moves = new_walk(problem), new_moves(problem, [1.0], 0)

@@ -73,6 +73,13 @@ def jit(function: _Function) -> _Function:
         numba.config.CACHE_DIR = usual
 
 
+def is_kept(function: Callable[..., object]) -> bool:
+    """Whether an earlier process has left the compiled code of a :func:`jit` function."""
+    module = function.__module__.rpartition(".")[2]
+    pattern = f"{module}.{function.__name__}-*.nbi"
+    return bool(_FOLDER) and any(Path(_FOLDER).rglob(pattern))
+
+
 def part(function: _Function) -> _Function:
     """A function that only compiled ones call."""
     return _compiled(function, no_cpython_wrapper=True) if COMPILED else function
