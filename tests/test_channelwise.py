@@ -150,6 +150,30 @@ def test_every_span_of_layers_agrees_with_float64(batch: int) -> None:
         assert relative_error(job.run(request), expected) <= bound
 
 
+class Mean(nn.Module):
+    """The end of most networks: a mean over all pixels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.flatten(F.adaptive_avg_pool2d(torch.relu(x), 1), 1)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_means_over_divided_rows_agree_with_float64(batch: int) -> None:
+    request = torch.randn(batch, 24, 9, 7, generator=torch.Generator().manual_seed(batch))
+    model = build(Mean(), request)
+    expected, bound = tolerance(model.module, request)
+    done = [
+        prepare(model.graph, layer, rows, model.weights, model.needs, "channelwise").engine
+        for layer in model.graph.layers
+        if layer.kind == "compute" and "relu" not in layer.name
+        for rows in (Span(0, layer.rows), Span(0, 1))
+    ]
+    assert done == ["channelwise"] * 4
+    for ranks in (1, 2, 4):
+        job = random_job(model, ranks, ranks)
+        assert relative_error(job.run(request), expected) <= bound
+
+
 def test_a_pool_of_what_is_not_a_number_is_not_a_number() -> None:
     """As in plain torch, wherever in its window it stands, and whatever else does."""
     request = torch.full((1, 16, 6, 9), -math.inf)

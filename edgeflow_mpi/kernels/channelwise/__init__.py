@@ -11,6 +11,8 @@ read from a constant.
     One prepared computation: its frame, and calling it.
 ``fuse``
     Steps of a layer that are one such computation.
+``summands``
+    Sums over whole maps as such windows.
 ``engine``
     The engine.
 """

@@ -35,6 +35,8 @@ FIELDS: Final = (
     *SHARED,
 )  # fmt: skip
 ENTRY: Final = "slide"
+LARGEST: Final = 11
+"""Columns of a window; its code is written out in full."""
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from edgeflow_mpi.kernels.steps import assemble_fused
 from edgeflow_mpi.spans import Span
 
 _TARGETS = ("aten.conv2d", "aten.max_pool2d.default", "aten.avg_pool2d.default")
+_SUMS = ("aten.sum.dim_IntList", "aten.mul.Scalar")
 
 
 class Channelwise:
-    """Layers with a depthwise convolution, or a pool."""
+    """Layers with a depthwise convolution or a pool, also of all pixels."""
 
     name = "channelwise"
 
@@ -33,7 +34,14 @@ class Channelwise:
         needs: Needs,
     ) -> Kernel | None:
         # Loading LLVM takes a tenth of a second: not before there is something to do.
-        if not any(step.target.startswith(_TARGETS) for step in layer.steps):
+        targets = [step.target for step in layer.steps]
+        if targets and targets[0] in _SUMS:
+            from edgeflow_mpi.kernels.channelwise.summands import fused_factor, summand
+
+            if layer.combine:
+                return summand(graph, layer, rows, needs, self.name)
+            return assemble_fused(self.name, graph, layer, rows, weights, needs, fused_factor)
+        if not any(target.startswith(_TARGETS) for target in targets):
             return None
         from edgeflow_mpi.kernels.channelwise.fuse import fused_windows
 

@@ -9,7 +9,7 @@ import torch
 from edgeflow_mpi.graph.rules import Call, rule_for
 from edgeflow_mpi.graph.rules.window import AveragePool, Convolution, MaxPool, Window
 from edgeflow_mpi.graph.types import Step, Weight
-from edgeflow_mpi.kernels.channelwise.code import Variant
+from edgeflow_mpi.kernels.channelwise.code import LARGEST, Variant
 from edgeflow_mpi.kernels.channelwise.windows import Operands, Sliding, Windows, code
 from edgeflow_mpi.kernels.epilogue import epilogue
 from edgeflow_mpi.kernels.llvm.machine import native
@@ -17,9 +17,6 @@ from edgeflow_mpi.kernels.steps import Fused
 from edgeflow_mpi.spans import Span
 
 Tensor = torch.Tensor
-
-_LARGEST = 11
-"""Columns of a window; its code is written out in full."""
 
 
 def fused_windows(
@@ -77,7 +74,7 @@ def fused_windows(
         call.out.shape[3], need.start - window.unclipped(rows)[0], left,
         window.kernel, window.dilation, window.stride,
     )  # fmt: skip
-    if variant.columns > _LARGEST or not sliding.every_window_has_rows():
+    if variant.columns > LARGEST or not sliding.every_window_has_rows():
         return None
     run = code(machine, variant)
     if run is None:
