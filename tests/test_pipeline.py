@@ -19,6 +19,8 @@ from edgeflow_mpi.runtime.memory import MemoryNetwork, MemoryTransport
 from edgeflow_mpi.runtime.session import Answer, Session
 from edgeflow_mpi.runtime.waiting import WaitPolicy
 from edgeflow_mpi.units.compile import compile_tables
+from edgeflow_mpi.units.dryrun import dry_run, dry_run_together
+from edgeflow_mpi.units.faults import DeadlockError
 from tests.inprocess import Model, build, plain, relative_error
 
 Tensor = torch.Tensor
@@ -166,3 +168,42 @@ def test_who_spins_or_yields_does_not_sleep_and_gives_up(model: Model, policy: W
 )
 def test_how_a_rank_waits_in_words(policy: WaitPolicy, text: str) -> None:
     assert describe(policy) == text
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("in_flight", [1, 2, 3])
+def test_a_dry_run_of_several_requests_keeps_their_order(in_flight: int, seed: int) -> None:
+    torch.manual_seed(1)
+    model = build(Residual(), torch.randn(1, 3, 17, 13))
+    plan = random_plan(model.graph, model.needs, 4, Random(seed))
+    tables = compile_tables(model.graph, model.needs, plan)
+    count = 5
+    order = dry_run_together(tables, in_flight, count)
+    for units, ran in zip(tables.ranks, order, strict=True):
+        assert sorted(((n, unit.index) for n, unit in ran)) == [
+            (n, unit.index) for n in range(count) for unit in units
+        ]
+        left = {n: len(units) for n in range(count)}
+        for request, _ in ran:
+            left[request] -= 1
+            # Requests begin in their order, and no more than so many at once.
+            open_before = [n for n in range(request) if left[n]]
+            assert request - min(open_before, default=request) < in_flight
+    if in_flight == 1:
+        alone = dry_run(tables)
+        assert [sorted(u.index for u in ran) for ran in alone] == [
+            [unit.index for unit in units] for units in tables.ranks
+        ]
+        assert all([n for n, _ in ran] == sorted(n for n, _ in ran) for ran in order)
+
+
+def test_a_message_that_nobody_sends_is_a_deadlock_with_slots_too(model: Model) -> None:
+    for seed in range(20):
+        plan = random_plan(model.graph, model.needs, RANKS, Random(seed))
+        tables = compile_tables(model.graph, model.needs, plan)
+        if any(unit.forwards for unit in tables.ranks[1]):
+            break
+    mute = tuple(replace(unit, forwards=()) for unit in tables.ranks[1])
+    broken = replace(tables, ranks=(tables.ranks[0], mute, tables.ranks[2]))
+    with pytest.raises(DeadlockError, match="never becomes ready in the dry run"):
+        dry_run_together(broken, 2, 4)

@@ -27,6 +27,7 @@ from edgeflow_mpi.runtime.pace import Pace
 from edgeflow_mpi.runtime.session import Answer, Session, choose_fault
 from edgeflow_mpi.runtime.shared_weights import share_weights
 from edgeflow_mpi.runtime.transport import Transport
+from edgeflow_mpi.units.dryrun import dry_run_together
 from edgeflow_mpi.units.tables import Unit, UnitTables
 
 Tensor = torch.Tensor
@@ -114,6 +115,8 @@ def open_session(
     transports = [open_transport() for _ in range(in_flight)]
     session: Session | None = None
     with agreed(context.comm, "preparing the units"):
+        if in_flight > 1 and context.first:
+            dry_run_together(tables, in_flight, 2 * in_flight)
         dropped = None
         if plant_fault is not None:
             dropped = choose_fault(tables, task.graph, plant_fault)

@@ -141,6 +141,9 @@ class Executor:
         self._readers_of = self._waiters()
         self._reads = Counter(name for task in self._tasks for name in task.reads)
         self._unread: Counter[str] = Counter()
+        self._needs_local = [task.needs_local for task in self._tasks]
+        self._needs_remote = [len(task.needs_transfers) for task in self._tasks]
+        self._roots = [i for i, count in enumerate(self._needs_local) if not count]
         self._missing_local: list[int] = []
         self._missing_remote: list[int] = []
         self._here: set[int] = set()
@@ -269,8 +272,7 @@ class Executor:
         self.storage.clear()
         self._request, self._outputs = request, {}
         self._unread = self._reads.copy()
-        self._missing_local = [task.needs_local for task in self._tasks]
-        self._missing_remote = [len(task.needs_transfers) for task in self._tasks]
+        self._missing_local, self._missing_remote = self._needs_local[:], self._needs_remote[:]
         self._here.clear()
         self._awaiting = {}
         self._ready = []
@@ -279,9 +281,8 @@ class Executor:
             self._meter.begin()
         self._closed = {handle: units for handle, (units, _) in self._gates.items()}
         self._transport.start_receives(self._open_at_once)
-        for i in range(len(self._tasks)):
-            if self._missing_local[i] == 0:
-                self._locally_ready(i)
+        for i in self._roots:
+            self._locally_ready(i)
 
     def _locally_ready(self, i: int) -> None:
         if self._missing_remote[i] == 0:
@@ -322,7 +323,7 @@ class Executor:
     def step(self) -> bool:
         """Run the first ready unit in priority, if there is one."""
         # Looking costs a system call where ranks share cores, so only for what could run first.
-        if not self._ready or self._before(self._ready[0]):
+        if not self._ready or (self._awaiting and self._before(self._ready[0])):
             self.poll()
         if not self._ready:
             if self._meter is not None:

@@ -50,10 +50,15 @@ class MpiTransport:
 
     def start_sends(self, handles: Sequence[int]) -> None:
         requests = [self._sends[handle] for handle in handles]
-        MPI.Prequest.Startall(requests)
+        if len(requests) == 1:
+            requests[0].Start()
+        else:
+            MPI.Prequest.Startall(requests)
         self._started += requests
 
     def arrived(self, handles: Sequence[int]) -> list[int]:
+        if len(handles) == 1:  # as it is most often: no lists to convert
+            return [handles[0]] if self._receives[handles[0]].Test() else []
         # A completed persistent request stays inactive, and MPI skips it from then on.
         done = MPI.Request.Testsome([self._receives[handle] for handle in handles])
         return [handles[index] for index in done] if done else []

@@ -67,6 +67,73 @@ def run_order(tables: UnitTables) -> tuple[tuple[int, int], ...]:
     return tuple(run.order)
 
 
+def dry_run_together(
+    tables: UnitTables, in_flight: int, requests: int
+) -> tuple[tuple[tuple[int, Unit], ...], ...]:
+    """(request, unit) of every rank in the order in which they ran, ``in_flight`` at once.
+
+    The rule is the pipeline's: request n runs in slot n mod ``in_flight``; a rank begins it when
+    that slot's request before is done there and all its messages have been taken, and posts its
+    receives then; it runs the first ready unit of its oldest request that has one.
+
+    Raises
+    ------
+    DeadlockError
+        Where some units never become ready.
+    """
+    runs = [_Run(tables) for _ in range(requests)]
+    order: list[list[tuple[int, Unit]]] = [[] for _ in tables.ranks]
+    begun, done = [0] * tables.size, [0] * tables.size
+    # Messages that have left, by request, and are not taken: nothing is buffered on the way.
+    held: list[set[Transfer]] = [set() for _ in runs]
+
+    def slot_is_free(rank: int, request: int) -> bool:
+        before = request - in_flight
+        return before < 0 or all(transfer.source != rank for transfer in held[before])
+
+    def begin(rank: int) -> bool:
+        request = begun[rank]
+        if request == min(done[rank] + in_flight, requests) or not slot_is_free(rank, request):
+            return False
+        begun[rank] += 1
+        for transfer in sorted(t for t in held[request] if t.dest == rank):
+            held[request].remove(transfer)
+            runs[request].arrives(transfer)
+        return True
+
+    def step(rank: int) -> bool:
+        for request in range(done[rank], begun[rank]):
+            unit = runs[request].run_first(rank)
+            if unit is None:
+                continue
+            order[rank].append((request, unit))
+            for transfer in unit.forwards:
+                if begun[transfer.dest] > request:
+                    runs[request].arrives(transfer)
+                else:
+                    held[request].add(transfer)
+            while done[rank] < begun[rank] and runs[done[rank]].left[rank] == 0:
+                done[rank] += 1
+            return True
+        return False
+
+    def skip_idle(rank: int) -> bool:
+        """A rank without units is done with a request as soon as it has begun."""
+        if tables.ranks[rank] or done[rank] == begun[rank]:
+            return False
+        done[rank] = begun[rank]
+        return True
+
+    moved = True
+    while moved:
+        moved = False
+        for rank in range(tables.size):  # each of them, one after the other
+            moved |= begin(rank) or step(rank) or skip_idle(rank)
+    for run in runs:
+        run.check_finished()
+    return tuple(tuple(ran) for ran in order)
+
+
 class _Run:
     """What every unit still misses, and the units of every rank that miss nothing."""
 
@@ -77,6 +144,7 @@ class _Run:
         self._waiting: dict[_Event, list[_UnitKey]] = {}
         self._ready: list[list[int]] = [[] for _ in tables.ranks]
         self.order: list[_UnitKey] = []
+        self.left = [len(units) for units in tables.ranks]
         for rank, units in enumerate(tables.ranks):
             for position, unit in enumerate(units):
                 self._missing[rank, position] = set(self._events(unit, rank))
@@ -89,12 +157,24 @@ class _Run:
         """Run one unit on every rank that has a ready one; False where none has."""
         started = [(rank, heapq.heappop(ready)) for rank, ready in enumerate(self._ready) if ready]
         for rank, position in started:
-            unit = self._tables.ranks[rank][position]
-            self.order.append((rank, position))
-            self._happened(_Computed(unit.layer, rank, unit.index))
-            for transfer in unit.forwards:
+            for transfer in self._run(rank, position).forwards:
                 self._happened(transfer)
         return bool(started)
+
+    def run_first(self, rank: int) -> Unit | None:
+        """Run the first ready unit of one rank, whose transfers do not arrive by themselves."""
+        ready = self._ready[rank]
+        return self._run(rank, heapq.heappop(ready)) if ready else None
+
+    def arrives(self, transfer: Transfer) -> None:
+        self._happened(transfer)
+
+    def _run(self, rank: int, position: int) -> Unit:
+        unit = self._tables.ranks[rank][position]
+        self.order.append((rank, position))
+        self.left[rank] -= 1
+        self._happened(_Computed(unit.layer, rank, unit.index))
+        return unit
 
     def check_finished(self) -> None:
         stuck = [place for place, missing in self._missing.items() if missing]
