@@ -14,6 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from edgeflow_mpi.graph.needs import Needs
+from edgeflow_mpi.graph.pixels import with_pixels
 from edgeflow_mpi.kernels.buffers import empty
 from edgeflow_mpi.kernels.prepare import prepare
 from edgeflow_mpi.kernels.registry import usable
@@ -221,3 +223,34 @@ def test_linear_layers_agree_with_float64(batch: int) -> None:
                 assert torch.equal(wanted, held[layer.name])
     (answer,) = model.graph.outputs[0].inputs
     assert relative_error([held[answer]], expected) <= bound
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_pixels_are_normalised_as_by_plain_torch(batch: int) -> None:
+    torch.manual_seed(1)
+    model = build(nn.Conv2d(3, 32, 3, stride=2, padding=1), torch.randn(batch, 3, 19, 13))
+    graph, weights = with_pixels(model.graph, model.weights, (0.4, 0.5, 0.6), (0.2, 0.3, 0.1))
+    needs = Needs(graph)
+    (layer,) = (layer for layer in graph.layers if layer.kind == "compute")
+    generator = torch.Generator().manual_seed(batch)
+    image = torch.randint(0, 256, (batch, 3, 19, 13), generator=generator, dtype=torch.uint8)
+    for rows in some_spans(layer.rows, Random(batch)):
+        kernels = [
+            prepare(graph, layer, rows, weights, needs, engine) for engine in ("direct", "aten")
+        ]
+        assert kernels[0].engine == "direct"
+        operand = piece(image, graph.inputs[0].out, kernels[0].needs[0])
+        made, expected = (kernel(operand) for kernel in kernels)
+        assert relative_error([made], [expected]) <= 20 * BOUND
+    # Without weights but one, what is left is the pixel, rounded three times.
+    with torch.no_grad():
+        for one in (w for name, w in weights.items() if w.dim() == 4):
+            one.zero_()[:, 0, 1, 1] = 1
+        for one in (w for name, w in weights.items() if w.dim() == 1):
+            one.zero_()
+    kernels = [
+        prepare(graph, layer, Span(0, layer.rows), weights, needs, engine)
+        for engine in ("direct", "aten")
+    ]
+    operand = piece(image, graph.inputs[0].out, kernels[0].needs[0])
+    assert torch.equal(kernels[0](operand), kernels[1](operand))

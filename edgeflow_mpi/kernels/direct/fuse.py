@@ -17,6 +17,7 @@ from edgeflow_mpi.kernels.direct.convolution import (
     layout,
 )
 from edgeflow_mpi.kernels.direct.filters import filters
+from edgeflow_mpi.kernels.direct.pixels import fused_pixels
 from edgeflow_mpi.kernels.epilogue import epilogue
 from edgeflow_mpi.kernels.llvm.machine import native
 from edgeflow_mpi.kernels.steps import Fused
@@ -32,11 +33,14 @@ def fused_convolution(
     rows: Span,
     weights: Mapping[str, Tensor],
 ) -> Fused | None:
-    """Step ``j`` with a residual sum and bounds behind it, if ``j`` is such a convolution.
+    """Step ``j`` with a residual sum and bounds behind it, if ``j`` is such a convolution; or the
+    normalising of pixels that begins with ``j``.
 
     ``rows`` are the rows that step ``j`` makes.
     """
     call, machine = calls[j], native()
+    if call.step.target == "aten._to_copy.default":
+        return fused_pixels(steps, calls, j, rows, weights)
     shape = convolved(call, rows)
     if shape is None or machine is None:
         return None
