@@ -245,10 +245,11 @@ class Cache:
                 at += size
                 if len(pieces[-1]) != size or zlib.crc32(pieces[-1]) != checksum:
                     raise ValueError("another sum")
-            os.utime(place)  # it was of use
         except (OSError, ValueError):
             self.ignore(place, "it is damaged, or of something else")
             return None
+        with suppress(OSError):  # one that somebody else keeps for this user
+            os.utime(place)  # it was of use
         return found["text"], tuple(pieces)
 
 

@@ -170,6 +170,19 @@ def test_memory_that_was_kept_is_found(cache: Cache) -> None:
     assert lines(cache) == []
 
 
+def test_a_cache_that_cannot_be_written_is_read(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.keep_data("capture", KEY, "about", DATA)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(path)
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert cache.read_data("capture", KEY) == ("about", DATA)
+    assert lines(cache) == []
+
+
 def test_whoever_writes_to_kept_memory_changes_a_copy(cache: Cache) -> None:
     cache.keep_data("capture", KEY, "about", DATA)
     found = cache.read_data("capture", KEY)
