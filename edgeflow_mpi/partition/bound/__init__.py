@@ -28,8 +28,8 @@ makespan. Everything below counts useful rows only.
 at least that share of its time, needs at least that share of what it reads, and is that share
 of what it sends. So ``work`` and ``exchange``, which look at shares only, hold for every
 division, but for flattenings, which may become needless and count as free, and for the least
-message. What ``order`` and ``cut`` say about rows is not used of such layers
-(:mod:`.arrival`).
+message. ``order`` and ``cut`` take for each such layer the earlier of its rows and of what other
+divisions allow (:mod:`.loose`).
 
 **Four bounds**, of which the largest is the bound:
 

@@ -44,9 +44,10 @@ together; who has not computed all rows receives at least one message from someb
 The bound is A of what an answer reads.
 
 **Loose layers**, the last ones of a model, may be divided by channels or by inputs as well
-(:mod:`edgeflow_mpi.partition.tail`). Some part of one may be there as soon as what one row of it
-needs, and more is not assumed: its A is its least rho. But the answer depends on all of it, so
-that W counts what it is worth. In front of loose layers everything is divided by rows.
+(:mod:`edgeflow_mpi.partition.tail`); see :mod:`.loose`. E and A are then of plans that divide a
+layer, and all in front of it, by rows; of other plans there are times of their own. What an
+answer reads is there at the lesser of the two. In front of loose layers everything is divided by
+rows.
 
 **The last row.** The same with "row r of layer l exists at time 0, on every device, and
 whatever does not depend on it existed long before" bounds how much later than r, if r is the
@@ -62,9 +63,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgeflow_mpi.partition.bound.case import Case
+from edgeflow_mpi.partition.bound.case import Case, Edge
 from edgeflow_mpi.partition.bound.cones import Cone
 from edgeflow_mpi.partition.bound.holding import LONG_AGO, LateRows, earliest_held_s
+from edgeflow_mpi.partition.bound.loose import Other, Read, otherwise
 from edgeflow_mpi.partition.timeline import Floats, Ints
 
 TABLE_ROWS, TABLE_CELLS = 64, 1 << 16
@@ -93,8 +95,11 @@ class Arrivals:
         self._last = last
         self._many = 1 if last is None else int(case.count[last])
         self._layers: dict[int, _Layer] = {}
+        self._other: dict[int, Other] = {}
         for index in range(len(case.layers)):
             self._visit(index)
+            if index in case.loose:
+                self._other[index] = self._otherwise(index)
 
     @property
     def answer_s(self) -> float:
@@ -103,11 +108,12 @@ class Arrivals:
         for index, layer in enumerate(self._case.layers):
             if layer.kind == "output":
                 for edge in self._case.edges[index]:
-                    whole = edge.low[:1], edge.high[-1:]
-                    best_s = np.maximum(best_s, self._held_s(edge.source, *whole)[:, 0])
-                    if edge.source in self._layers:  # all of it, however it is divided
-                        work_s = self._layers[edge.source].work.spans_s(*whole)[:, 0]
-                        best_s = np.maximum(best_s, work_s)
+                    held_s = self._all_s(edge)
+                    if edge.source in self._other:
+                        other_s = self._other[edge.source].all_s
+                        worth_s = self._work(edge.source, mixed=True).spans_s(*_all(edge))[:, 0]
+                        held_s = np.minimum(held_s, np.maximum(other_s, worth_s))
+                    best_s = np.maximum(best_s, held_s)
         return max(float(best_s.min(initial=np.inf)), 0.0)
 
     def _visit(self, index: int) -> None:
@@ -131,8 +137,6 @@ class Arrivals:
         rows = LateRows.of(late, release_s)
         found = self._layers[index] = _Layer(rows)
         found.work = self._work(index)
-        if index in case.loose:
-            return
         exists_s = rows.release_s + case.least_s(index, 1 if layer.divisible else layer.rows)
         exists_s = np.where(rows.late, np.maximum(exists_s, found.work.rows_s), LONG_AGO)
         found.peaks = _peaks(exists_s)
@@ -141,6 +145,26 @@ class Arrivals:
             a, b = np.triu_indices(layer.rows + 1, 1)
             inputs_s, work_s = self._inputs_s(index, a, b), found.work.spans_s(a, b)
             found.table = earliest_held_s(case, index, rows, exists_s, inputs_s, work_s)
+
+    def _otherwise(self, index: int) -> Other:
+        """When a loose layer is there that is not divided by rows, or not all in front of it."""
+        reads = [
+            Read(
+                first_s=self._held_s(edge.source, edge.low, edge.high).min(axis=1),
+                all_s=self._all_s(edge),
+                by_channel=by_channel,
+                other=self._other.get(edge.source),
+            )
+            for edge, by_channel in zip(
+                self._case.edges[index], self._case.by_channel[index], strict=True
+            )
+        ]
+        return otherwise(self._case, index, reads)
+
+    def _all_s(self, edge: Edge) -> Floats:
+        """When one device has all of what an edge may bring: [last row]."""
+        found: Floats = self._held_s(edge.source, *_all(edge))[:, 0]
+        return found
 
     def _inputs_s(self, index: int, a: Ints, b: Ints) -> Floats:
         """When one device has all that spans of a layer need: [last row, k]."""
@@ -158,9 +182,6 @@ class Arrivals:
         layer = self._layers.get(index)
         if layer is None:
             return np.full((self._many, len(a)), LONG_AGO)
-        if index in self._case.loose:
-            some = layer.late_before[:, b] > layer.late_before[:, a]
-            return np.where(some, layer.release_s[:, None], LONG_AGO)
         if layer.table is not None:
             found: Floats = layer.table[:, a, b]
             return found
@@ -171,10 +192,13 @@ class Arrivals:
         some = one_by_one_s > LONG_AGO
         return np.where(some, np.maximum(one_by_one_s, layer.work.spans_s(a, b)), LONG_AGO)
 
-    def _work(self, index: int) -> _SharedWork:
-        """W of a layer whose own release times are known."""
+    def _work(self, index: int, *, mixed: bool = False) -> _SharedWork:
+        """W of a layer whose own release times are known.
+
+        With ``mixed`` however loose layers are divided.
+        """
         chosen = [
-            (self._layers[other], low, high, self._row_value_s[other])
+            (other, self._layers[other], low, high, self._row_value_s[other])
             for other, (low, high) in self._reach[index].items()
             if other in self._layers
             and other != self._last  # the last row has been computed at time 0
@@ -185,8 +209,10 @@ class Arrivals:
             return _SharedWork(np.zeros(shape[:2]), np.zeros(shape), np.zeros(shape))
         release_s = np.full(shape[:2], LONG_AGO)
         before_s, upto_s = np.zeros(shape), np.zeros(shape)
-        for k, (layer, low, high, value_s) in enumerate(chosen):
+        for k, (other, layer, low, high, value_s) in enumerate(chosen):
             release_s[:, k] = layer.release_s
+            if mixed and other in self._other:
+                release_s[:, k] = np.minimum(release_s[:, k], self._other[other].first_s)
             before_s[:, k] = value_s * layer.late_before[:, low]
             upto_s[:, k] = value_s * layer.late_before[:, high]
         order = np.argsort(-release_s, axis=1, kind="stable")
@@ -233,6 +259,11 @@ class _Layer:
         none = np.zeros((len(late), 0, late.shape[1]))
         self.work = _SharedWork(none[:, :, 0], none, none)
         self.table: Floats | None = None
+
+
+def _all(edge: Edge) -> tuple[Ints, Ints]:
+    """The span of all rows that an edge may bring."""
+    return edge.low[:1], edge.high[-1:]
 
 
 def _peaks(values: Floats) -> Floats:

@@ -11,9 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeflow_mpi.cluster.profile import Profile
-from edgeflow_mpi.graph.division import flattens, multiplies
-from edgeflow_mpi.graph.needs import Needs
-from edgeflow_mpi.graph.types import Graph
+from edgeflow_mpi.graph.channels import trace_channels
+from edgeflow_mpi.graph.division import can_divide, flattens, multiplies
+from edgeflow_mpi.graph.needs import Needs, native_calls
+from edgeflow_mpi.graph.types import Graph, Layer
 from edgeflow_mpi.partition.cost import layer_cost
 from edgeflow_mpi.partition.flow import transfer_bytes
 from edgeflow_mpi.partition.tail import maybe_divided
@@ -50,6 +51,10 @@ class Case:
     work : the layers that take time and have useful rows.
     fixed_s, row_s : the least costs that a layer can have on each rank, [layer, rank].
     loose : those that plans may divide otherwise than by rows (:mod:`edgeflow_mpi.partition.tail`).
+    by_channel : for each loose layer and its inputs, whether channels need just the same
+        channels of the input, if it is divided by channels as well.
+    by_inputs : those that may be divided by their inputs.
+    spared : flattenings that are then not needed; they take no time here.
     shared : whether all messages take turns on one medium.
     """
 
@@ -70,20 +75,22 @@ class Case:
         self.work = [i for i, layer in enumerate(self.layers) if not layer.pinned and self.count[i]]
         names = maybe_divided(graph, self.ranks) if self.ranks > 1 else frozenset()
         self.loose = frozenset(index[name] for name in names)
+        self.by_channel = {i: _by_channel(graph, self.layers[i]) for i in self.loose}
+        self.by_inputs = frozenset(i for i in self.loose if multiplies(self.layers[i]))
         # A flattening is not needed where the layer behind it is divided by its inputs.
-        spared = {
-            layer.name
-            for layer in self.layers
+        self.spared = frozenset(
+            i
+            for i, layer in enumerate(self.layers)
             if self.loose
             and flattens(layer)
             and any(multiplies(graph.by_name[name]) for name in graph.consumers[layer.name])
-        }
+        )
         self.fixed_s, self.row_s = np.zeros((2, len(self.layers), self.ranks))
         for place, rank in enumerate(ranks):
             # Ranks of one host that compute nothing leave their cores to the others.
             alone = profile.among((rank,))
             for i, layer in enumerate(self.layers):
-                if layer.name in spared:
+                if i in self.spared:
                     continue
                 cost = layer_cost(graph, alone, layer, rank)
                 self.fixed_s[i, place], self.row_s[i, place] = cost.fixed_s, cost.per_row_s
@@ -168,3 +175,11 @@ class Case:
 
 def _edge(source: int, low: Ints, high: Ints) -> Edge:
     return Edge(source, low, high, bool((low[1:] <= high[:-1]).all() and (low < high).all()))
+
+
+def _by_channel(graph: Graph, layer: Layer) -> tuple[bool, ...]:
+    if not can_divide(graph, layer, "outputs"):
+        return (False,) * len(layer.inputs)
+    one = np.array([0]), np.array([1])
+    wants = trace_channels(layer, native_calls(graph, layer), *one)
+    return tuple(not want.whole for want in wants.inputs)
