@@ -83,8 +83,7 @@ def measure_cell(
     ours, theirs = measured[: len(plans)], measured[len(plans) :]
     per_rank = [
         context.comm.gather(
-            rank_stats(context, plan.session.graph, plan.tables, measured, hosts[context.rank]),
-            root=0,
+            rank_stats(context, plan.session, measured, hosts[context.rank]), root=0
         )
         for plan, measured in zip(plans, ours, strict=True)
     ]

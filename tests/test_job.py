@@ -191,6 +191,7 @@ def test_the_report_has_every_key_and_type(folder: Path, two: dict[str, Done]) -
             assert isinstance(rank[key], NUMBER), key
         assert rank["rows"] > 0
         assert 10**7 < rank["peak_memory_bytes"] < 10**11
+        assert 0 < rank["held_memory_bytes"] <= rank["planned_memory_bytes"]
     assert first["messages"] == sum(rank["messages_sent"] for rank in ranks) > 0
     assert first["bytes_sent"] == sum(rank["bytes_sent"] for rank in ranks) > 0
     stages = {"import", "mpi", "capture", "profile", "partition", "compile", "distribute"}

@@ -6,15 +6,24 @@ import pytest
 import torch
 from torch import nn
 
+from edgeflow_mpi.cluster.affinity import Affinity
 from edgeflow_mpi.cluster.agree import agreed
+from edgeflow_mpi.cluster.profile import Device, Profile
 from edgeflow_mpi.errors import ClusterError, InputError, PlanError
 from edgeflow_mpi.graph.capture import capture
 from edgeflow_mpi.job import options as job_options
+from edgeflow_mpi.job.context import Context
 from edgeflow_mpi.job.options import build_parser, parse_options
+from edgeflow_mpi.job.setup import Task, check_memory
 from edgeflow_mpi.job.stall import culprit, explain, patience_s
 from edgeflow_mpi.model.exporting import decompose, export_module
 from edgeflow_mpi.partition import search
+from edgeflow_mpi.partition.plan import LayerPlan, Plan
+from edgeflow_mpi.progress import NoProgress
+from edgeflow_mpi.units.compile import compile_tables
 from edgeflow_mpi.units.faults import NeedsError
+from edgeflow_mpi.units.memory import tables_memory
+from tests.inprocess import build
 from tests.job_models import Pair
 
 
@@ -130,3 +139,27 @@ def test_answers_come_in_the_models_order() -> None:
     assert [layer.out.shape for layer in graph.outputs] == [
         (1, 7), (1, 4, 5, 4), (1, 5, 4), (1, 4, 5, 4),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("in_flight", [1, 4])
+def test_a_plan_that_does_not_fit_is_refused_with_numbers(in_flight: int) -> None:
+    model = build(Pair(), torch.zeros(1, 3, 8, 8), torch.zeros(1, 4, 8, 8))
+    layers = {layer.name: LayerPlan.whole(layer.rows, 1, 0) for layer in model.graph.layers}
+    plan = Plan("single", 1, layers, tuple(layers))
+    tables = compile_tables(model.graph, model.needs, plan)
+    (need,) = tables_memory(model.graph, tables)
+    task = Task(model.graph, model.needs, None, None, {}, ())
+    context = Context(
+        parse_options(["--in-flight", str(in_flight)]), Alone(),
+        Affinity((0,), 1, (0,), 1, False, ""), NoProgress(), "", 32767, 0.0,
+    )  # fmt: skip
+
+    def profile(memory_bytes: int) -> Profile:
+        device = Device("pi", 1, memory_bytes)
+        return Profile("pair", model.graph.fingerprint, (device,), ({},), {})
+
+    check_memory(context, task, tables, None)  # this machine has the memory
+    enough = need.for_requests(in_flight).peak_bytes
+    check_memory(context, task, tables, profile(enough))
+    with pytest.raises(PlanError, match=r"^the plan needs 0 MB on rank 0 \(pi\), which has 0 MB: "):
+        check_memory(context, task, tables, profile(enough - 1))

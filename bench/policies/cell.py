@@ -164,7 +164,7 @@ class _Cell:
             )  # fmt: skip
         found = {}
         for (name, session), mine in zip(sessions.items(), measured, strict=True):
-            stats = rank_stats(context, session.graph, tables[name], mine, self._host)
+            stats = rank_stats(context, session, mine, self._host)
             late = lateness(context, session)
             assert late is not None
             answer = mine.answers[0] if rank == 0 else ()

@@ -32,6 +32,7 @@ from edgeflow_mpi.job.serve import (
 from edgeflow_mpi.job.setup import (
     Task,
     check_files,
+    check_memory,
     check_ranks_agree,
     load_task,
     make_profile,
@@ -106,6 +107,7 @@ def run_job(context: Context, open_transport: OpenTransport) -> int:
     )
     profile = make_profile(context, task) if wants_profile else None
     tables = make_tables(context, task, profile, saved)
+    check_memory(context, task, tables, profile if wants_profile else None)
     weights = hand_out_weights(context, task, tables, None, {})
     served = _serve(context, task, profile, tables, weights, hosts[context.rank], open_transport)
     per_rank = context.comm.gather(served.stats, root=0)
@@ -158,7 +160,7 @@ def _serve(
         if context.first:
             alone = Latency(_ms(fastest(theirs).latencies_s))
             single = SingleDevice(alone.median_ms, baseline.rank)
-    stats = rank_stats(context, session.graph, tables, ours, host)
+    stats = rank_stats(context, session, ours, host)
     return _Served(ours, stats, single, late, rank_times(session))
 
 

@@ -383,10 +383,9 @@ def _cores_of_its_host(context: Context, alone: int | None, own_threads: bool) -
         apply_threads(affinity.threads)
 
 
-def rank_stats(
-    context: Context, graph: Graph, tables: UnitTables, measured: Measured, host: str
-) -> RankStats:
+def rank_stats(context: Context, session: Session, measured: Measured, host: str) -> RankStats:
     """This rank's line of the report."""
+    graph, tables = session.graph, session.tables
     units = tables.ranks[context.rank]
     count = max(len(measured.latencies_s), 1)
     sent = [transfer for unit in units for transfer in unit.forwards]
@@ -404,6 +403,8 @@ def rank_stats(
         bytes_sent=size,
         messages_sent=len(sent),
         peak_memory_bytes=peak if sys.platform == "darwin" else peak * 1024,
+        planned_memory_bytes=session.planned.peak_bytes,
+        held_memory_bytes=session.held_bytes,
         threads=context.affinity.threads,
         waiting=measured.waiting,
         engines=engine_uses(graph, measured.engines),

@@ -19,12 +19,13 @@ import torch
 import edgeflow_mpi
 from edgeflow_mpi.cluster.agree import agreed, broadcast
 from edgeflow_mpi.cluster.cluster_file import load_cluster
+from edgeflow_mpi.cluster.devices import gather_devices
 from edgeflow_mpi.cluster.emulation import Emulator, UnitTimes
 from edgeflow_mpi.cluster.engines import engines_of_ranks
 from edgeflow_mpi.cluster.hosts import crowding_warning
 from edgeflow_mpi.cluster.profile import Profile
 from edgeflow_mpi.cluster.profiling import emulated_profile, profile_for
-from edgeflow_mpi.errors import ClusterError, InputError, ProfileError
+from edgeflow_mpi.errors import ClusterError, InputError, PlanError, ProfileError
 from edgeflow_mpi.graph.division import Division, divided, in_words
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.pixels import SCALE, takes_pixels, with_pixels
@@ -40,6 +41,7 @@ from edgeflow_mpi.model.info import ModelInfo
 from edgeflow_mpi.model.inputs import Request, check_readable, load_inputs
 from edgeflow_mpi.partition.graphs import graph_for
 from edgeflow_mpi.report.files import require_writable
+from edgeflow_mpi.units.memory import tables_memory
 from edgeflow_mpi.units.tables import UnitTables, on_engine
 from edgeflow_mpi.units.text import check_ranks, load_tables, save_tables
 from edgeflow_mpi.units.verify import verify_tables
@@ -289,6 +291,30 @@ def make_tables(
     if tables.division:
         context.notes.append(f"not divided by rows: {in_words(tables.division)}")
     return tables
+
+
+def check_memory(context: Context, task: Task, tables: UnitTables, profile: Profile | None) -> None:
+    """Refuse a plan that needs more memory on some rank than it has; collective.
+
+    Raises
+    ------
+    PlanError
+        On all ranks; the sentence has the numbers.
+    """
+    found = gather_devices(context.comm, context.affinity.threads)
+    with agreed(context.comm, "checking the memory"):
+        if not context.first:
+            return
+        devices = found if profile is None else profile.devices
+        graph = task.divided(tables.division).graph
+        for rank, one in enumerate(tables_memory(graph, tables)):
+            need = one.for_requests(context.options.in_flight)
+            if need.peak_bytes > devices[rank].memory_bytes:
+                raise PlanError(
+                    f"the plan needs {need.peak_bytes / 1e6:.0f} MB on rank {rank} "
+                    f"({devices[rank].name}), which has {devices[rank].memory_bytes / 1e6:.0f} MB: "
+                    "use more ranks, another partitioner, or a plan that gives it fewer layers"
+                )
 
 
 def plan_tables(

@@ -24,6 +24,7 @@ from edgeflow_mpi.graph.rules.window import Convolution
 from edgeflow_mpi.graph.types import Graph, Layer, Step, Weight
 from edgeflow_mpi.kernels.engine import Kernel
 from edgeflow_mpi.kernels.epilogue import Epilogue, epilogue
+from edgeflow_mpi.kernels.kept import keep
 from edgeflow_mpi.kernels.steps import Fused, assemble_fused
 from edgeflow_mpi.spans import Span
 
@@ -138,6 +139,7 @@ class _Net:
         self._net.load_param_mem(f"7767517\n2 2\nInput in 0 1 in\n{layer}\n")
         self._memory = _RAW + _bytes(weight) + (b"" if bias is None else _bytes(bias))
         self._net.load_model_mem(self._memory)
+        keep(self, len(self._memory))  # and what ncnn makes of it, which it does not tell
 
     def __call__(self, image: Tensor) -> Any:
         """The result's channels, as an array that lives as long as it is held."""

@@ -23,6 +23,7 @@ from edgeflow_mpi.graph.rules import Call, rule_for
 from edgeflow_mpi.graph.rules.window import Convolution
 from edgeflow_mpi.graph.types import Arg, Graph, Layer, Ref, Step, Var, Weight
 from edgeflow_mpi.kernels.engine import Kernel
+from edgeflow_mpi.kernels.kept import keep
 from edgeflow_mpi.kernels.steps import Fused, assemble_fused
 from edgeflow_mpi.spans import Span
 
@@ -204,6 +205,7 @@ def _packed(
     packed = torch.ops.mkldnn._reorder_convolution_weight(
         weight, padding, stride, dilation, groups, size
     )
+    keep(packed, weight.numel() * weight.element_size())
     operator: Any
     if binary:
         operator = torch.ops.mkldnn._convolution_pointwise.binary

@@ -79,6 +79,9 @@ class RankStats:
         To other ranks.
     peak_memory_bytes : int
         The most memory the process has held at any time of the job.
+    planned_memory_bytes, held_memory_bytes : int
+        What the plan said that weights, what engines keep of them, and tensors need at most, and
+        what of it was allocated for the whole job.
     threads : int
         That its kernels use.
     waiting : str
@@ -96,6 +99,8 @@ class RankStats:
     bytes_sent: int
     messages_sent: int
     peak_memory_bytes: int
+    planned_memory_bytes: int = 0
+    held_memory_bytes: int = 0
     threads: int = 1
     waiting: str = ""
     engines: tuple[EngineUse, ...] = ()
@@ -399,6 +404,8 @@ def to_json(report: RunReport) -> Json:
                 "bytes_sent": stats.bytes_sent,
                 "messages_sent": stats.messages_sent,
                 "peak_memory_bytes": stats.peak_memory_bytes,
+                "planned_memory_bytes": stats.planned_memory_bytes,
+                "held_memory_bytes": stats.held_memory_bytes,
                 "threads": stats.threads,
                 "waiting": stats.waiting,
                 "engines": engines_json(stats.engines),

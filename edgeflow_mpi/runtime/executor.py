@@ -25,6 +25,7 @@ from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.kernels.buffers import memory_format
 from edgeflow_mpi.kernels.engine import Kernel
+from edgeflow_mpi.kernels.kept import kept_bytes
 from edgeflow_mpi.kernels.prepare import prepare
 from edgeflow_mpi.runtime.meter import Meter, Part
 from edgeflow_mpi.runtime.pace import Pace
@@ -95,6 +96,7 @@ class Executor:
     clock : computing and waiting time of this rank.
     arena : where this rank's tensors lie.
     direct : the layers whose kernels compute straight into the arena.
+    kept_bytes : what its kernels keep of weights beside them, and no others had before.
     """
 
     def __init__(
@@ -125,13 +127,16 @@ class Executor:
         self._unpacks: list[Callable[[], object] | None] = []
         units = tables.ranks[rank]
         if shares is None:
+            before = kept_bytes()
             self._kernels = [self._kernel(needs, unit, weights) for unit in units]
+            self.kept_bytes = kept_bytes() - before
             self.direct = direct_layers(units, self._kernels)
             loose = frozenset(unit.layer for unit in units) - self.direct - fixed_layers(units)
             precedence = None if keep else Precedence(tables)
             self.arena = lay_out(graph, tables, rank, precedence, loose)
         else:
             self._kernels, self.direct, self.arena = shares._kernels, shares.direct, shares.arena
+            self.kept_bytes = 0
         self.storage = Storage(graph, units, self.arena)
         self._tasks = self._prepare(units, keep)
         self._open_at_once = tuple(

@@ -18,6 +18,7 @@ from edgeflow_mpi.runtime.pipeline import Pipeline
 from edgeflow_mpi.runtime.transport import Transport
 from edgeflow_mpi.runtime.urgency import urgent
 from edgeflow_mpi.runtime.waiting import WaitPolicy
+from edgeflow_mpi.units.memory import DeviceMemory, tables_memory
 from edgeflow_mpi.units.tables import Transfer, UnitTables
 
 Tensor = torch.Tensor
@@ -80,6 +81,7 @@ class Session:
                 meter=self.meter,
             )  # fmt: skip
             self._executors.append(executor)
+        self._weights_bytes = sum(w.numel() * w.element_size() for w in weights.values())
         self._pipeline = Pipeline(self._executors, policy, self.meter)
 
     @property
@@ -94,6 +96,18 @@ class Session:
     @property
     def in_flight(self) -> int:
         return len(self._executors)
+
+    @property
+    def held_bytes(self) -> int:
+        """Weights, what engines keep of them, and the memory of tensors, as they were allocated."""
+        arenas = sum(executor.storage.memory.numel() for executor in self._executors)
+        return self._weights_bytes + self.executor.kept_bytes + arenas
+
+    @property
+    def planned(self) -> DeviceMemory:
+        """What the plan said that this rank needs."""
+        (found,) = tables_memory(self.graph, self.tables, [self.rank])
+        return found.for_requests(self.in_flight)
 
     def run(self, tensors: Sequence[Tensor]) -> Answer:
         """Answer one request; ``tensors`` are the model's inputs on rank 0, else nothing.

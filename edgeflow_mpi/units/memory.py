@@ -1,22 +1,23 @@
 """How much memory every device needs for a plan: known before anything runs.
 
 Counted is what grows with the model and the plan: the weights of the layers that a device
-computes, the block of memory that its tensors share (:mod:`edgeflow_mpi.units.arena`), and the
-most that is alive beside it while a request is answered: the request, the answer, what kernels
-work in, and *loose* tensors, which lie wherever their kernels leave them. Not counted is what
-every process needs whatever it computes (Python, torch, MPI), and what an engine keeps beside a
-weight to multiply faster.
+computes, what engines keep beside them to multiply faster, the block of memory that the device's
+tensors share (:mod:`edgeflow_mpi.units.arena`), and the most that is alive beside it while a
+request is answered: the request, the answer, what kernels work in, and *loose* tensors, which lie
+wherever their kernels leave them. Not counted is what every process needs whatever it computes
+(Python, torch, MPI).
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 from edgeflow_mpi.graph.local import part_spec, weight_keys
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph, Layer
+from edgeflow_mpi.kernels.kept import likely_kept_bytes
 from edgeflow_mpi.kernels.scratch import VIEWS, piece_bytes, scratch_bytes
 from edgeflow_mpi.partition.plan import Plan
 from edgeflow_mpi.units.arena import lay_out
@@ -30,17 +31,29 @@ from edgeflow_mpi.units.tables import Unit, UnitTables
 class DeviceMemory:
     """Bytes that one device needs for a plan.
 
-    ``weights_bytes`` and ``arena_bytes`` are held all the time; ``live_bytes`` is the most
-    that is alive beside them while a request is answered, the request and the answer included.
+    ``weights_bytes``, ``packed_bytes`` (what engines keep of weights) and ``arena_bytes`` are held
+    all the time; ``live_bytes`` is the most that is alive beside them while a request is answered,
+    the request and the answer included.
     """
 
     weights_bytes: int
+    packed_bytes: int
     arena_bytes: int
     live_bytes: int
 
     @property
+    def held_bytes(self) -> int:
+        """What is held all the time."""
+        return self.weights_bytes + self.packed_bytes + self.arena_bytes
+
+    @property
     def peak_bytes(self) -> int:
-        return self.weights_bytes + self.arena_bytes + self.live_bytes
+        return self.held_bytes + self.live_bytes
+
+    def for_requests(self, count: int) -> DeviceMemory:
+        """The same with ``count`` requests under way at once, each with tensors of its own."""
+        tensors = {"arena_bytes": self.arena_bytes * count, "live_bytes": self.live_bytes * count}
+        return replace(self, **tensors)
 
 
 def plan_memory(graph: Graph, needs: Needs, plan: Plan) -> tuple[DeviceMemory, ...]:
@@ -48,25 +61,33 @@ def plan_memory(graph: Graph, needs: Needs, plan: Plan) -> tuple[DeviceMemory, .
     return tables_memory(graph, compile_tables(graph, needs, plan))
 
 
-def tables_memory(graph: Graph, tables: UnitTables) -> tuple[DeviceMemory, ...]:
-    """What every rank needs, as far as that is known without its engines.
+def tables_memory(
+    graph: Graph, tables: UnitTables, ranks: Sequence[int] | None = None
+) -> tuple[DeviceMemory, ...]:
+    """What every rank needs, or each of ``ranks``, as far as that is known without its kernels.
 
     It is the more of two extremes: either all kernels that could compute straight into memory
     that they are given, or none. Some of each may need a tenth more than that.
     """
     precedence = Precedence(tables)
     found = []
-    for rank, units in enumerate(tables.ranks):
+    for rank in range(tables.size) if ranks is None else ranks:
+        likely = _likely_direct(graph, tables.ranks[rank])
         ways = [
-            rank_memory(graph, tables, rank, precedence, direct)
-            for direct in (frozenset[str](), _likely_direct(graph, units))
+            rank_memory(graph, tables, rank, precedence, direct, frozenset())
+            for direct in (frozenset[str](), likely)
         ]
         found.append(max(ways, key=lambda memory: memory.peak_bytes))
     return tuple(found)
 
 
 def rank_memory(
-    graph: Graph, tables: UnitTables, rank: int, precedence: Precedence, direct: Collection[str]
+    graph: Graph,
+    tables: UnitTables,
+    rank: int,
+    precedence: Precedence,
+    direct: Collection[str],
+    certain: Collection[str] | None = None,
 ) -> DeviceMemory:
     """What one rank needs.
 
@@ -75,6 +96,8 @@ def rank_memory(
     graph, tables : the layer DAG, and verified tables.
     precedence : of ``tables``.
     direct : the layers whose kernels compute straight into memory that they are given.
+    certain : those of them of which that is certain (default: all). The results of others are
+        counted a second time while their kernels run.
     """
     units, found = tables.ranks[rank], frozenset(direct)
     loose = frozenset(unit.layer for unit in units) - found - fixed_layers(units)
@@ -85,9 +108,24 @@ def rank_memory(
     }
     return DeviceMemory(
         weights_bytes=sum(spec.size_bytes for spec in weights.values()),
+        packed_bytes=_packed_bytes(graph, units),
         arena_bytes=lay_out(graph, tables, rank, precedence, loose).size_bytes,
-        live_bytes=_live_bytes(graph, units, loose, found),
+        live_bytes=_live_bytes(
+            graph, units, loose, found if certain is None else frozenset(certain)
+        ),
     )
+
+
+def _packed_bytes(graph: Graph, units: tuple[Unit, ...]) -> int:
+    """Pieces of a layer share what the engines here keep, save oneDNN, which packs for each."""
+    found: dict[tuple[str, str, object], int] = {}
+    for unit in units:
+        layer = graph.by_name[unit.layer]
+        alone = unit.engine == "onednn" or layer.divided != "rows"
+        key = (unit.layer, unit.engine, unit.rows if alone else None)
+        if key not in found:
+            found[key] = likely_kept_bytes(graph, layer, unit.rows, unit.engine)
+    return sum(found.values())
 
 
 def _likely_direct(graph: Graph, units: tuple[Unit, ...]) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,12 +21,14 @@ from edgeflow_mpi.graph.local import piece_of
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.pixels import with_pixels
 from edgeflow_mpi.kernels import prepare
-from edgeflow_mpi.kernels.registry import usable_engines
+from edgeflow_mpi.kernels.kept import kept_bytes, likely_kept_bytes
+from edgeflow_mpi.kernels.registry import ENGINES, usable_engines
 from edgeflow_mpi.partition.graphs import graph_for
 from edgeflow_mpi.partition.plan import LayerPlan, Plan
 from edgeflow_mpi.partition.random import random_plan
 from edgeflow_mpi.partition.search import PARTITIONERS, schemes
 from edgeflow_mpi.runtime.distribute import needed_weights
+from edgeflow_mpi.spans import Span, even
 from edgeflow_mpi.units.memory import DeviceMemory, plan_memory, rank_memory
 from edgeflow_mpi.units.precedence import Precedence
 from edgeflow_mpi.units.tables import UnitTables
@@ -164,6 +167,7 @@ def measured(model: Model, plan: Plan) -> tuple[Held, ...]:
             rank_memory(model.graph, job.tables, rank, precedence, executor.direct),
             DeviceMemory(
                 _weights_bytes(model, job.tables, rank),
+                executor.kept_bytes,
                 executor.storage.memory.numel(),
                 trackers[rank].peak + (requests if rank == 0 else 0),
             ),
@@ -187,10 +191,16 @@ def check(held: Held, planned: DeviceMemory) -> None:
         found.weights_bytes,
         found.arena_bytes,
     )
+    # Ranks in one process share what engines keep, and few channels leave panels empty.
+    assert found.packed_bytes <= computed.packed_bytes
     # Nothing but the sums of summands, of one row each, is left out; kernels that fuse need less.
     assert found.live_bytes <= computed.live_bytes + 1024
     assert planned.weights_bytes == found.weights_bytes
-    assert 1.2 * planned.peak_bytes + 1024 >= found.peak_bytes
+    assert 1.2 * tensors(planned) + 1024 >= tensors(found)
+
+
+def tensors(memory: DeviceMemory) -> int:
+    return memory.arena_bytes + memory.live_bytes
 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["all-engines", "plain-engines"])
@@ -206,7 +216,7 @@ def test_the_runtime_holds_what_was_computed(
     for held, expected in zip(measured(model, plan), planned, strict=True):
         check(held, expected)
         if plain:
-            assert held.computed.peak_bytes <= 1.3 * held.found.peak_bytes + 1024
+            assert tensors(held.computed) <= 1.3 * tensors(held.found) + 1024
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -228,6 +238,7 @@ def test_one_device_holds_every_weight_and_little_else() -> None:
     plan = Plan("single", 2, layers, tuple(layers))
     first, second = plan_memory(model.graph, model.needs, plan)
     assert first.weights_bytes == sum(spec.size_bytes for _, spec in model.graph.weights)
+    assert first.packed_bytes > 0
     maps = [layer.out.size_bytes for layer in model.graph.layers]
     assert max(maps) < first.arena_bytes < sum(maps)
     assert second.peak_bytes == 0
@@ -243,3 +254,73 @@ def test_plans_of_partitioners_need_what_was_computed(name: str) -> None:
     planned = plan_memory(graph, model.needs, plan)
     for held, expected in zip(measured(model, plan), planned, strict=True):
         check(held, expected)
+
+
+class Kernels(nn.Module):
+    """Convolutions that engines keep differently, with channels that fill panels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.strided = nn.Conv2d(64, 128, 3, 1, 1), nn.Conv2d(128, 64, 3, 2, 1)
+        self.point, self.deep = nn.Conv2d(64, 64, 1), nn.Conv2d(64, 64, 3, 1, 1, groups=64)
+        self.long = nn.Conv2d(64, 64, (1, 7), padding=(0, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.strided(torch.relu(self.wide(x)))
+        return self.long(torch.relu(self.deep(torch.relu(self.point(x)))))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    "engine", [e for e in usable_engines() if e in ("winograd", "pointwise", "direct", "onednn")]
+)
+def test_engines_keep_what_they_are_expected_to(engine: str) -> None:
+    model = build(Kernels(), torch.zeros(1, 64, 24, 24))
+    gc.collect()
+    kernels, likely, least = [], 0, kept_bytes()
+    for layer in model.graph.layers:
+        if layer.kind == "compute":
+            made = ENGINES[engine].prepare(
+                model.graph, layer, Span(0, layer.rows), model.weights, model.needs
+            )
+            if made is not None:
+                kernels.append(made)
+                likely += likely_kept_bytes(model.graph, layer, Span(0, layer.rows), engine)
+    held = kept_bytes() - least
+    assert kernels
+    assert 0.95 * likely <= held <= likely
+    del kernels, made
+    gc.collect()
+    assert kept_bytes() == least
+
+
+def test_requests_leave_nothing_behind() -> None:
+    model = residual()
+    job = Job(model, random_plan(model.graph, model.needs, 3, Random(3)))
+    image = torch.zeros(1, 3, 41, 36)
+    job.run(image)
+    tracker, after = Tracker(), []
+    with tracker:
+        for _ in range(50):
+            job.run(image)
+            after.append(tracker.now)
+    assert len(set(after)) == 1  # the last answer
+
+
+@pytest.mark.skipif("winograd" not in usable_engines(), reason="no kernels that LLVM makes")
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_no_feature_map_is_allocated_for_a_request(ranks: int) -> None:
+    image = torch.zeros(1, 64, 24, 24)
+    model = build(nn.Sequential(Kernels(), nn.ReLU(), nn.Conv2d(64, 32, 1)), image)
+    layers = {
+        layer.name: LayerPlan.split(even(layer.rows, ranks))
+        if layer.splits and not layer.pinned
+        else LayerPlan.whole(layer.rows, ranks, 0)
+        for layer in model.graph.layers
+    }
+    job = Job(model, Plan("even", ranks, layers, tuple(layers)))
+    job.run(image)
+    with Tracker() as tracker:
+        job.run(image)
+    (answer,) = model.graph.outputs
+    request = image.numel() * image.element_size() if ranks == 1 else 0  # as channels-last
+    assert tracker.peak <= answer.out.size_bytes + request + 1024

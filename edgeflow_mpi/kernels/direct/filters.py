@@ -6,6 +6,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
+from edgeflow_mpi.kernels.kept import keep
 from edgeflow_mpi.kernels.llvm.machine import Machine
 from edgeflow_mpi.kernels.llvm.packed import identity
 
@@ -34,6 +35,7 @@ class Filters:
             self.values[start : start + part.numel()].view(part.shape).copy_(part)
             start += part.numel()
         self.bias = torch.zeros(channels) if bias is None else bias.detach().contiguous()
+        keep(self, self.values.numel() * self.values.element_size())
 
 
 _made: WeakValueDictionary[tuple[object, ...], Filters] = WeakValueDictionary()

@@ -6,6 +6,8 @@ from weakref import WeakValueDictionary
 
 import torch
 
+from edgeflow_mpi.kernels.kept import keep
+
 Tensor = torch.Tensor
 
 _CHANNELS_AT_A_TIME = 64
@@ -40,6 +42,7 @@ class PackedWeights:
         self.bias = torch.zeros(max(channels, panel))
         if bias is not None:
             self.bias[:channels] = bias.detach()
+        keep(self, (self.values.numel() + self.bias.numel()) * self.values.element_size())
 
 
 _packed: WeakValueDictionary[tuple[object, ...], PackedWeights] = WeakValueDictionary()
