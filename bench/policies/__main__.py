@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import signal
 import sys
 import time
@@ -30,6 +31,7 @@ from edgeflow_mpi.errors import EdgeflowError, InputError
 from edgeflow_mpi.progress import ConsoleProgress, Progress
 from edgeflow_mpi.report.files import require_writable, write_file
 from edgeflow_mpi.report.plots import require_matplotlib
+from edgeflow_mpi.testbed.state import NAME_VARIABLE
 
 _SMALL = Cluster("equal-2", (0.5, 0.5))
 _RESULTS = Path("docs/policies.json")
@@ -110,7 +112,8 @@ def _measure(
     results: Results, left: Sequence[Place], options: argparse.Namespace, progress: Progress
 ) -> Results:
     """Cell after cell, each kept at once; none is begun that would not end in time."""
-    effort = Effort(options.repeat, plan_seconds=options.plan_seconds)
+    bed = os.environ.get(NAME_VARIABLE) or Effort.bed
+    effort = Effort(options.repeat, plan_seconds=options.plan_seconds, bed=bed)
     if options.small:
         effort = replace(
             effort, repeat=3, options=("--input-shape", "1,3,64,64", "--plan-seconds", "0.2")
