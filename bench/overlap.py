@@ -77,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                         return done.returncode
                     found.append(json.loads(results.read_text()))
         print(describe(found))
+        if options.ranks > (os.cpu_count() or 1) and "--emulate" not in rest:
+            print("  ranks share cores: what they wait for is a core as often as a message")
         if options.json is not None:
             text = json.dumps(found)
             write_file(options.json, "the results", lambda file: file.write(text.encode()))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -70,11 +71,17 @@ class Pipeline:
                 self._at(begun).begin(requests[begun])
                 begun += 1
             active = [self._at(n) for n in range(done, begun)]
-            # A rank without units has finished what it has begun.
-            if not _step(active) and not (active and active[0].finished):
-                blocked = self._at(begun) if begun < min(done + slots, len(requests)) else None
-                self._wait(active, blocked)
-            policy.alive()
+            step = active[0].step if len(active) == 1 else partial(_step, active)
+            while step():  # nothing else between two units
+                policy.alive()
+                if active[0].finished:
+                    break
+            else:
+                # A rank without units has finished what it has begun.
+                if not (active and active[0].finished):
+                    blocked = self._at(begun) if begun < min(done + slots, len(requests)) else None
+                    self._wait(active, blocked)
+                policy.alive()
             while done < begun and self._at(done).finished:
                 latency_s = time.perf_counter() - started_s[done % slots]
                 yield Finished(self._at(done).outputs(), latency_s)
