@@ -21,6 +21,7 @@ class MpiTransport:
     def __init__(self, comm: MPI.Intracomm) -> None:
         self._comm = comm.Dup()
         self._receives: list[MPI.Prequest] = []
+        self._expected: list[bool] = []  # by receive: posted, and not known to be complete
         self._sends: list[MPI.Prequest] = []
         self._started: list[MPI.Prequest] = []
         self._types: list[MPI.Datatype] = []
@@ -29,6 +30,7 @@ class MpiTransport:
         self._receives.append(
             self._comm.Recv_init(self._buffer(region), transfer.source, transfer.tag)
         )
+        self._expected.append(False)
         return len(self._receives) - 1
 
     def open_send(self, transfer: Transfer, region: Region) -> int:
@@ -47,6 +49,8 @@ class MpiTransport:
     def start_receives(self, handles: Sequence[int]) -> None:
         if handles:
             MPI.Prequest.Startall([self._receives[handle] for handle in handles])
+            for handle in handles:
+                self._expected[handle] = True
 
     def start_sends(self, handles: Sequence[int]) -> None:
         requests = [self._sends[handle] for handle in handles]
@@ -58,10 +62,16 @@ class MpiTransport:
 
     def arrived(self, handles: Sequence[int]) -> list[int]:
         if len(handles) == 1:  # as it is most often: no lists to convert
-            return [handles[0]] if self._receives[handles[0]].Test() else []
-        # A completed persistent request stays inactive, and MPI skips it from then on.
-        done = MPI.Request.Testsome([self._receives[handle] for handle in handles])
-        return [handles[index] for index in done] if done else []
+            # An inactive request, complete or not posted yet, would count as done.
+            if not (self._expected[handles[0]] and self._receives[handles[0]].Test()):
+                return []
+            found = [handles[0]]
+        else:  # which skips inactive requests by itself
+            done = MPI.Request.Testsome([self._receives[handle] for handle in handles])
+            found = [handles[index] for index in done] if done else []
+        for handle in found:
+            self._expected[handle] = False
+        return found
 
     def settle(self, handles: Sequence[int]) -> None:
         # They have arrived, so this waits for nobody: it only lets MPI notice.
@@ -82,5 +92,5 @@ class MpiTransport:
             request.Free()
         for kind in self._types:
             kind.Free()
-        self._receives, self._sends, self._types = [], [], []
+        self._receives, self._sends, self._types, self._expected = [], [], [], []
         self._comm.Free()
