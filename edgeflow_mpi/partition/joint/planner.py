@@ -118,7 +118,7 @@ def joint(
         check_plan(case.graph, plan)
         lean = trimmed(case.graph, case.needs, plan)
         # Of equals, the one that does less.
-        best = min(pool.start(case, lean), pool.start(case, plan), best, key=_makespan_s)
+        best = min(pool.start(case, lean), pool.start(case, plan), best, key=_promise_s)
     # The oracle has the last word.
     busy, case = profile.among(best.used), best.case
     predicted_s = predict(case.graph, case.needs, busy, best.plan).makespan_s
@@ -133,6 +133,11 @@ class _Start:
     used: tuple[int, ...]
     makespan_s: float
 
+    @property
+    def promise_s(self) -> float:
+        """The makespan, and more where the model of costs is not to be trusted so much."""
+        return self.makespan_s * self.case.doubt
+
 
 class _Pool:
     """Plans with their makespans."""
@@ -145,7 +150,7 @@ class _Pool:
     @property
     def ranked(self) -> list[_Start]:
         """The fastest first."""
-        return sorted(self.starts, key=_makespan_s)
+        return sorted(self.starts, key=_promise_s)
 
     def add(self, case: Case, plan: Plan) -> None:
         self.starts.append(self.start(case, plan))
@@ -160,8 +165,8 @@ class _Pool:
         return _Start(case, plan, used, self._simulators[key].makespan_s(plan))
 
 
-def _makespan_s(start: _Start) -> float:
-    return start.makespan_s
+def _promise_s(start: _Start) -> float:
+    return start.promise_s
 
 
 def _own_starts(
@@ -199,11 +204,12 @@ def _divide(own: Case, profile: Profile, pool: _Pool, budget: Budget) -> None:
         until = budget.spent + _FOR_DIVISIONS
         for case, plan, makespan_s in more:
             budget.used += 1
-            if makespan_s < best.makespan_s * _NEARLY:
-                found.append(_Start(case, plan, computing_ranks(case.graph, plan), makespan_s))
+            start = _Start(case, plan, computing_ranks(case.graph, plan), makespan_s)
+            if start.promise_s < best.promise_s * _NEARLY:
+                found.append(start)
             if budget.spent > until:
                 break
-    found.sort(key=_makespan_s)
+    found.sort(key=_promise_s)
     pool.starts += found[:_DIVISIONS]
 
 
@@ -231,12 +237,16 @@ def _walk(
         search = Search(case.graph, case.needs, busy, tuple(sorted({0, *ranks})), seed)
         search.begin(start.plan, budget)
         case_of[search] = case
-    searches = sorted(case_of, key=lambda search: search.value_s)[:_HEATS]
+
+    def promise_s(search: Search) -> float:
+        return search.value_s * case_of[search].doubt
+
+    searches = sorted(case_of, key=promise_s)[:_HEATS]
     if len(searches) > 1:
         first = budget.spent
         for k, search in enumerate(searches):
             search.anneal(budget, first + (k + 1) * _FOR_HEATS, _HOT, _WARM, told(search))
-        searches.sort(key=lambda search: search.value_s)
+        searches.sort(key=promise_s)
     searches[0].anneal(budget, _FOR_ALL, _HOT, _COLD, told(searches[0]))
     return case_of[searches[0]], searches[0].plan()
 
