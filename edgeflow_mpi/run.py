@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeflow_mpi.cluster.affinity import Affinity, apply_threads, widen_affinity
 from edgeflow_mpi.cluster.mpi_env import configure_mpi_environment, place_in_job
+from edgeflow_mpi.cluster.pages import use_large_pages
 from edgeflow_mpi.cluster.start import Start, find_start
 from edgeflow_mpi.errors import EdgeflowError, InputError, StallError
 from edgeflow_mpi.job.options import Options, parse_options
@@ -72,6 +73,7 @@ def main(
         configure_mpi_environment()
     else:
         configure_mpi_environment(progress_thread=options.progress_thread, wait=options.wait)
+    use_large_pages()
     # Before torch is imported: its thread pool is made for the cores it sees then.
     threads = None if options is None else options.threads
     affinity = widen_affinity(place.local_rank, place.local_size, threads=threads)
