@@ -18,6 +18,7 @@ from edgeflow_mpi.kernels.prepare import prepare
 from edgeflow_mpi.kernels.registry import usable
 from edgeflow_mpi.spans import Span
 from tests.inprocess import build, node_values, random_job, relative_error, tolerance
+from tests.maps import Surrounded, maps
 from tests.rule_checks import piece, some_spans
 
 if not usable("channelwise"):
@@ -43,14 +44,6 @@ def machines() -> Iterator[Machine]:
     yield replace(machine, lanes=4, panel_vectors=4)
 
 
-def maps(images: int, channels: int, height: int, width: int, random: Random) -> Tensor:
-    """A channels-last map, perhaps some rows of a larger one."""
-    above, below = random.randrange(3), random.randrange(3)
-    generator = torch.Generator().manual_seed(random.randrange(2**31))
-    whole = torch.randn(images, above + height + below, width, channels, generator=generator)
-    return whole.permute(0, 3, 1, 2).narrow(2, above, height)
-
-
 @pytest.mark.parametrize("machine", [*machines()], ids=lambda machine: f"{machine.lanes}lanes")
 @pytest.mark.parametrize("columns", [1, 3, 5])
 def test_random_depthwise_convolutions_agree_with_float64(machine: Machine, columns: int) -> None:
@@ -64,7 +57,9 @@ def test_random_depthwise_convolutions_agree_with_float64(machine: Machine, colu
         above, below = random.randrange(rows), random.randrange(rows)
         left, right = random.randrange(columns), random.randrange(columns)
         images, channels = random.choice([1, 1, 3]), machine.lanes + random.randrange(50)
-        tensor = maps(images, channels, random.randrange(1, 20), random.randrange(1, 24), random)
+        tensor = maps(
+            images, channels, random.randrange(1, 20), random.randrange(1, 24), random, parts=True
+        )
         height, width = tensor.shape[2:]
         made_height = (height + above + below - row_dilation * (rows - 1) - 1) // row_stride + 1
         made_width = (width + left + right - dilation * (columns - 1) - 1) // stride + 1
@@ -87,12 +82,11 @@ def test_random_depthwise_convolutions_agree_with_float64(machine: Machine, colu
         made = Windows(variant, run, sliding, operands, random.choice([1, 2, 5]))
         result = made.run(tensor)
         assert relative_error([result], [expected]) <= BOUND, sliding
-        # Into rows of a larger map: the same values, and nothing beside them.
-        around = torch.full((images, made_height + 2, made_width, channels), 7.0)
-        around = around.permute(0, 3, 1, 2)
-        made.into(around.narrow(2, 1, made_height), tensor)
-        assert torch.equal(around[:, :, 1:-1], result)
-        assert (around[:, :, [0, -1]] == 7.0).all()
+        # Into a part of a larger map: the same values, and nothing beside them.
+        around = Surrounded(images, channels, made_height, made_width, random.choice([0, 5]))
+        made.into(around.part, tensor)
+        assert torch.equal(around.part, result)
+        assert around.untouched()
         done += 1
 
 

@@ -21,6 +21,7 @@ from edgeflow_mpi.kernels.prepare import prepare
 from edgeflow_mpi.kernels.registry import usable
 from edgeflow_mpi.spans import Span
 from tests.inprocess import build, node_values, random_job, relative_error, tolerance
+from tests.maps import Surrounded, maps
 from tests.rule_checks import piece, some_spans
 
 if not usable("direct"):
@@ -48,14 +49,6 @@ def machines() -> Iterator[Machine]:
     yield replace(machine, lanes=4, panel_vectors=4, panel_tiles=5)
 
 
-def maps(images: int, channels: int, height: int, width: int, random: Random) -> Tensor:
-    """A channels-last map, perhaps some rows of a larger one."""
-    above, below = random.randrange(3), random.randrange(3)
-    generator = torch.Generator().manual_seed(random.randrange(2**31))
-    whole = torch.randn(images, above + height + below, width, channels, generator=generator)
-    return whole.permute(0, 3, 1, 2).narrow(2, above, height)
-
-
 def check_random_convolution(machine: Machine, channels: int, random: Random) -> bool:
     """One convolution, everything about it by chance; False where there is none."""
     kernel = random.choice([(1, 1), (3, 3), (2, 5), (7, 7), (1, 4)])
@@ -81,7 +74,9 @@ def check_random_convolution(machine: Machine, channels: int, random: Random) ->
     expected = F.conv2d(padded, weight.double(), wide, strides, 0, dilation)
     scale = float(expected.abs().max())
     rows, columns = expected.shape[2:]
-    other = maps(images, out_channels, rows, columns, random) if random.random() < 0.5 else None
+    other = None
+    if random.random() < 0.5:
+        other = maps(images, out_channels, rows, columns, random, parts=True)
     if other is not None:
         expected = expected + other
     low, high = random.choice([(0.0, math.inf), (0.0, 1.0), (-math.inf, math.inf)])
@@ -96,11 +91,11 @@ def check_random_convolution(machine: Machine, channels: int, random: Random) ->
     result = made.run(tensor, other)
     error = float((result - expected.clamp(low, high)).abs().max())
     assert error <= BOUND * scale * max(20, math.sqrt(weight[0].numel())), shape
-    # Into rows of a larger map: the same values, and nothing beside them.
-    around = torch.full((images, rows + 2, columns, out_channels), 7.0).permute(0, 3, 1, 2)
-    made.into(around.narrow(2, 1, rows), tensor, other)
-    assert torch.equal(around[:, :, 1:-1], result)
-    assert (around[:, :, [0, -1]] == 7.0).all()
+    # Into a part of a larger map: the same values, and nothing beside them.
+    around = Surrounded(images, out_channels, rows, columns, random.choice([0, 5]))
+    made.into(around.part, tensor, other)
+    assert torch.equal(around.part, result)
+    assert around.untouched()
     return True
 
 

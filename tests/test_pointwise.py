@@ -18,6 +18,7 @@ from edgeflow_mpi.kernels.prepare import prepare
 from edgeflow_mpi.kernels.registry import usable
 from edgeflow_mpi.spans import Span
 from tests.inprocess import build, node_values, random_job, relative_error, tolerance
+from tests.maps import Surrounded, maps
 from tests.rule_checks import piece, some_spans
 
 if not usable("pointwise"):
@@ -43,14 +44,6 @@ def machines() -> Iterator[Machine]:
     yield replace(machine, lanes=4, panel_vectors=4, panel_tiles=5)
 
 
-def maps(images: int, channels: int, height: int, width: int, random: Random) -> Tensor:
-    """A channels-last map, perhaps some rows of a larger one."""
-    above, below = random.randrange(3), random.randrange(3)
-    generator = torch.Generator().manual_seed(random.randrange(2**31))
-    whole = torch.randn(images, above + height + below, width, channels, generator=generator)
-    return whole.permute(0, 3, 1, 2).narrow(2, above, height)
-
-
 @pytest.mark.parametrize("machine", [*machines()], ids=lambda machine: f"{machine.lanes}lanes")
 @pytest.mark.parametrize("channels", [20, 64, 1024], ids=str)
 def test_random_products_agree_with_float64(machine: Machine, channels: int) -> None:
@@ -68,7 +61,7 @@ def test_random_products_agree_with_float64(machine: Machine, channels: int) -> 
         scale = float(expected.abs().max())
         rows, columns = expected.shape[2:]
         adds = random.random() < 0.5
-        other = maps(images, out_channels, rows, columns, random) if adds else None
+        other = maps(images, out_channels, rows, columns, random, parts=True) if adds else None
         if other is not None:
             expected = expected + other
         low, high = random.choice([(0.0, math.inf), (0.0, 1.0), (-math.inf, math.inf)])
@@ -80,11 +73,11 @@ def test_random_products_agree_with_float64(machine: Machine, channels: int) -> 
         result = made.run(tensor, other)
         assert result.shape == expected.shape
         assert float((result - expected).abs().max()) <= BOUND * scale, pixels
-        # Into rows of a larger map: the same values, and nothing beside them.
-        around = torch.full((images, rows + 2, columns, out_channels), 7.0).permute(0, 3, 1, 2)
-        made.into(around.narrow(2, 1, rows), tensor, other)
-        assert torch.equal(around[:, :, 1:-1], result)
-        assert (around[:, :, [0, -1]] == 7.0).all()
+        # Into a part of a larger map: the same values, and nothing beside them.
+        around = Surrounded(images, out_channels, rows, columns, random.choice([0, 5]))
+        made.into(around.part, tensor, other)
+        assert torch.equal(around.part, result)
+        assert around.untouched()
 
 
 def test_items_are_enough_for_all_threads_and_blocks_even() -> None:

@@ -22,6 +22,7 @@ from edgeflow_mpi.kernels.prepare import prepare
 from edgeflow_mpi.kernels.registry import usable
 from edgeflow_mpi.spans import Span
 from tests.inprocess import Model, build, node_values, random_job, relative_error, tolerance
+from tests.maps import Surrounded, maps
 from tests.rule_checks import piece, some_spans
 
 if not usable("winograd"):
@@ -59,14 +60,6 @@ def machines() -> Iterator[Machine]:
     yield replace(machine, lanes=4, panel_vectors=4, panel_tiles=5)
 
 
-def maps(images: int, channels: int, height: int, width: int, random: Random) -> Tensor:
-    """A channels-last map, perhaps some rows of a larger one."""
-    above, below = random.randrange(3), random.randrange(3)
-    generator = torch.Generator().manual_seed(random.randrange(2**31))
-    whole = torch.randn(images, above + height + below, width, channels, generator=generator)
-    return whole.permute(0, 3, 1, 2).narrow(2, above, height)
-
-
 @dataclass(frozen=True)
 class Case:
     """A random convolution, everything about it by chance."""
@@ -99,7 +92,9 @@ def some_case(machine: Machine, kernel: tuple[int, int], random: Random) -> Case
     expected = F.conv2d(padded, weight.double(), None if bias is None else bias.double())
     scale = float(expected.abs().max())
     rows, columns = expected.shape[2:]
-    other = maps(images, out_channels, rows, columns, random) if random.random() < 0.5 else None
+    other = None
+    if random.random() < 0.5:
+        other = maps(images, out_channels, rows, columns, random, parts=True)
     if other is not None:
         expected += other
     low, high = random.choice([(0.0, math.inf), (0.0, 1.0), (-math.inf, math.inf)])
@@ -152,12 +147,12 @@ def test_random_convolutions_agree_with_float64(variant: Variant, machine: Machi
         assert result.shape == case.expected.shape
         error = float((result - case.expected).abs().max()) / case.scale
         assert error <= BOUND, case.shape
-        # Into rows of a larger map: the same values, and nothing beside them.
+        # Into a part of a larger map: the same values, and nothing beside them.
         images, channels, rows, columns = result.shape
-        around = torch.full((images, rows + 2, columns, channels), 7.0).permute(0, 3, 1, 2)
-        made.into(around.narrow(2, 1, rows), case.tensor, case.other)
-        assert torch.equal(around[:, :, 1:-1], result)
-        assert (around[:, :, [0, -1]] == 7.0).all()
+        around = Surrounded(images, channels, rows, columns, random.choice([0, 5]))
+        made.into(around.part, case.tensor, case.other)
+        assert torch.equal(around.part, result)
+        assert around.untouched()
 
 
 @pytest.mark.parametrize("processor", PROCESSORS, ids=lambda processor: processor.name)

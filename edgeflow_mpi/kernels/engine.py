@@ -43,7 +43,8 @@ class Kernel:
         Name of the engine that made it.
     into : callable or None
         (out, *inputs) -> anything: computes into ``out``, which has the result's shape and
-        type and shares no memory with an input; the images of a batch may lie apart in it.
+        type and shares no memory with an input; the images of a batch may lie apart in it, and
+        its channels may be some of a larger map's.
         None where a kernel cannot do so without a copy; :meth:`write` copies then.
     """
 

@@ -45,8 +45,7 @@ def prepare(
         share = share_of(graph, layer, rows)
         pieces = local_weights(share, weights)
         made = prepare(share.graph, share.layer, share.rows, pieces, Needs(share.graph), engine)
-        # The channels of a map do not lie in one run, so nothing is computed into their place.
-        return replace(made, rows=rows, needs=needs.of(layer.name, rows), into=None)
+        return replace(made, rows=rows, needs=needs.of(layer.name, rows))
     if engine != DEFAULT:
         kernel = attempt(graph, layer, rows, weights, needs, engine)
         if kernel is not None:

@@ -23,8 +23,9 @@ from edgeflow_mpi.kernels.llvm.machine import Machine
 Operation: TypeAlias = Literal["depthwise", "max", "average"]
 
 FIELDS: Final = (
-    # Addresses, and float32 from one image to the next.
-    "input", "input_image", "out", "out_image",
+    # Addresses, and float32 from one image to the next, then from one pixel to the next, which is
+    # more than its channels where these are some of a larger map's.
+    "input", "input_image", "out", "out_image", "input_pixel", "out_pixel",
     # Maps. Above and left: rows and columns of padding.
     "images", "height", "width", "channels", "out_height", "out_width", "above", "left",
     # Windows, along the height: rows, from one to the next, and from window to window.
@@ -91,12 +92,15 @@ def _emit_group(
     row, tap, taps, left, out, row_factor, column_factors = f.args[1:]
     b = f.builder
     frame = Frame(f, f.args[0], FIELDS)
-    frame.read("width", "channels", "row_dilation", "weights", "bias", "outside", "low", "high")
+    frame.read(
+        "width", "channels", "row_dilation", "weights", "bias", "outside", "low", "high",
+        "input_pixel", "out_pixel",
+    )  # fmt: skip
     low, high = (
         f.splat(b.bitcast(b.trunc(bits, ir.IntType(32)), F32)) for bits in (frame.low, frame.high)
     )
     channels = frame.channels
-    row_step = f.mul(frame.row_dilation, frame.width, channels)
+    row_step = f.mul(frame.row_dilation, frame.width, frame.input_pixel)
     reads = [
         [t * variant.stride + k * variant.dilation for k in range(variant.columns)]
         for t in range(results)
@@ -104,7 +108,7 @@ def _emit_group(
     columns, steps = {}, {}
     for j in sorted({j for window in reads for j in window}):
         x = f.add(left, j)
-        place = f.at(row, f.mul(x, channels))
+        place = f.at(row, f.mul(x, frame.input_pixel))
         steps[j] = row_step
         if not inside:
             there = b.and_(f.less(-1, x), f.less(x, frame.width))
@@ -147,7 +151,7 @@ def _emit_group(
                 made = f.clamp(made, low, high)
             elif variant.operation == "average":
                 made = b.fmul(made, factors[t])
-            f.store(made, out, channel, f.mul(t, channels))
+            f.store(made, out, channel, f.mul(t, frame.out_pixel))
     return f.finish()
 
 
@@ -172,12 +176,12 @@ def _emit_stage(module: Value, machine: Machine, variant: Variant) -> Value:
         row = f.at(
             f.pointer(frame.input),
             f.mul(image, frame.input_image),
-            f.mul(first, frame.width, frame.channels),
+            f.mul(first, frame.width, frame.input_pixel),
         )
         out_row = f.at(
             f.pointer(frame.out),
             f.mul(image, frame.out_image),
-            f.mul(y, frame.out_width, frame.channels),
+            f.mul(y, frame.out_width, frame.out_pixel),
         )
         factor: Value = ir.Constant(F32, 1.0)
         if variant.operation == "average":
@@ -185,7 +189,7 @@ def _emit_stage(module: Value, machine: Machine, variant: Variant) -> Value:
 
         def arguments(x: Value) -> list[Value]:
             left = f.sub(f.mul(x, variant.stride), frame.left)
-            out = f.at(out_row, f.mul(x, frame.channels))
+            out = f.at(out_row, f.mul(x, frame.out_pixel))
             factors = f.at(f.pointer(frame.column_factors), x)
             return [f.args[0], row, tap, f.sub(end, tap), left, out, factor, factors]
 

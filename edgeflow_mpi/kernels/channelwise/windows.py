@@ -18,7 +18,7 @@ from edgeflow_mpi.kernels.llvm.memory import (
     float_bits,
     gomp_parallel,
     inner_strides,
-    is_dense,
+    pixel_step,
 )
 from edgeflow_mpi.kernels.llvm.objects import loaded
 
@@ -94,8 +94,8 @@ def _outside(variant: Variant, channels: int) -> Tensor:
 class Windows:
     """One operation on windows of channels-last maps.
 
-    Images may lie apart from each other, but every image must be dense. It must not be run by
-    two threads at a time, since both would write to its frame.
+    Maps may be some channels of larger ones, and images may lie apart from each other. It must not
+    be run by two threads at a time, since both would write to its frame.
     """
 
     def __init__(
@@ -138,14 +138,20 @@ class Windows:
 
     def into(self, out: Tensor, tensor: Tensor) -> None:
         """Fill ``out``, which shares no memory with the input."""
-        if out.stride()[1:] != self._out_inner and not is_dense(out):
+        channels = self.sliding.channels
+        pixel = channels if tensor.stride()[1:] == self._inner else pixel_step(tensor)
+        out_pixel = channels if out.stride()[1:] == self._out_inner else pixel_step(out)
+        if not out_pixel:
             out.copy_(self.run(tensor))
             return
-        if tensor.stride()[1:] != self._inner:
+        if not pixel:
             tensor = dense(tensor)
+            pixel = pixel_step(tensor)
         frame = self._frame
         frame[0] = tensor.data_ptr()
         frame[1] = tensor.stride(0)
         frame[2] = out.data_ptr()
         frame[3] = out.stride(0)
+        frame[4] = pixel
+        frame[5] = out_pixel
         self._code(self._address)

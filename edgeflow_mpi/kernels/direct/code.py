@@ -19,12 +19,13 @@ from edgeflow_mpi.kernels.llvm.frame import SHARED, Frame
 from edgeflow_mpi.kernels.llvm.machine import Machine
 
 FIELDS: Final = (
-    # Addresses, and float32 from one image to the next; no other: address 0.
-    "input", "input_image", "out", "out_image", "other", "other_image",
+    # Addresses, and float32 from one image to the next; no other: address 0. From one pixel to
+    # the next, which is more than its channels where these are some of a larger map's.
+    "input", "input_image", "out", "out_image", "other", "other_image", "out_pixel", "other_pixel",
     # The map that is read, and rows and columns of padding before it.
     "images", "height", "width", "channels", "above", "left",
     # The map that is made.
-    "out_height", "out_width", "out_channels",
+    "out_height", "out_width",
     # From a result's first float32 to that of the next in its row, and in its column; the number
     # of runs, their length, and the address of their distances from there.
     "column_step", "row_step", "runs", "run_length", "offsets",
@@ -75,8 +76,8 @@ def _emit_group(module: Value, machine: Machine, results: int, vectors: int) -> 
     b, lanes = f.builder, machine.lanes
     frame = Frame(f, f.args[0], FIELDS)
     frame.read(
-        "column_step", "row_step", "out_width", "runs", "run_length", "offsets", "out_channels",
-        "low", "high",
+        "column_step", "row_step", "out_width", "runs", "run_length", "offsets",
+        "out_pixel", "other_pixel", "low", "high",
     )  # fmt: skip
     starts = []
     for t in range(results):
@@ -90,7 +91,7 @@ def _emit_group(module: Value, machine: Machine, results: int, vectors: int) -> 
     # What is written at the end comes near meanwhile.
     for t in range(results):
         for place in places:
-            f.prefetch(out, f.mul(t, frame.out_channels), place, write=True)
+            f.prefetch(out, f.mul(t, frame.out_pixel), place, write=True)
     offsets = [f.load(bias, place) for place in places]
     sums = [offset for _ in range(results) for offset in offsets]
     width = vectors * lanes
@@ -114,7 +115,7 @@ def _emit_group(module: Value, machine: Machine, results: int, vectors: int) -> 
     b.cbranch(b.icmp_signed("!=", frame.other, f.integer(0)), adding, done)
     b.position_at_end(adding)
     added = [
-        b.fadd(value, f.load(other, f.mul(i // vectors, frame.out_channels), places[i % vectors]))
+        b.fadd(value, f.load(other, f.mul(i // vectors, frame.other_pixel), places[i % vectors]))
         for i, value in enumerate(sums)
     ]
     b.branch(done)
@@ -129,7 +130,7 @@ def _emit_group(module: Value, machine: Machine, results: int, vectors: int) -> 
         f.splat(b.bitcast(b.trunc(bits, ir.IntType(32)), F32)) for bits in (frame.low, frame.high)
     )
     for i, value in enumerate(totals):
-        where = f.mul(i // vectors, frame.out_channels)
+        where = f.mul(i // vectors, frame.out_pixel)
         f.store(f.clamp(value, low, high), out, where, places[i % vectors])
     return f.finish()
 
@@ -201,9 +202,14 @@ def _emit_stage(module: Value, machine: Machine) -> Value:
             b.call(copy, [f.args[0], source, first, copied])
         start = b.select(copying, copied, f.at(source, f.mul(y, frame.row_step)))
         number = f.mul(rows, frame.out_width)
-        pixels = f.mul(y, frame.out_width, frame.out_channels)
-        out = f.at(f.pointer(frame.out), f.mul(image, frame.out_image), pixels)
-        other = f.at(f.pointer(frame.other), f.mul(image, frame.other_image), pixels)
+        pixels = f.mul(y, frame.out_width)
+        out, other = (
+            f.at(f.pointer(start), f.mul(image, image_step), f.mul(pixels, pixel_step))
+            for start, image_step, pixel_step in (
+                (frame.out, frame.out_image, frame.out_pixel),
+                (frame.other, frame.other_image, frame.other_pixel),
+            )
+        )
         share = f.sub(item, f.mul(block, frame.shares))
         begin = f.mul(share, frame.share)
         panels = f.ceil_div(frame.vectors, most)
@@ -246,10 +252,10 @@ def _emit_groups(
             pixel = f.least(index, f.sub(number, size))
             row = f.div(pixel, frame.out_width)
             column = f.sub(pixel, f.mul(row, frame.out_width))
-            place = f.add(f.mul(pixel, frame.out_channels), channel)
             b.call(group, [
                 f.args[0], f.at(start, f.mul(row, frame.row_step)), column, weights,
-                f.at(out, place), f.at(other, place), bias, last,
+                f.at(out, f.mul(pixel, frame.out_pixel), channel),
+                f.at(other, f.mul(pixel, frame.other_pixel), channel), bias, last,
             ])  # fmt: skip
         b.branch(after)
         b.position_at_end(smaller)

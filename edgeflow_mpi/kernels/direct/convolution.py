@@ -22,8 +22,8 @@ from edgeflow_mpi.kernels.llvm.memory import (
     float_bits,
     gomp_parallel,
     inner_strides,
-    is_dense,
     off_pages,
+    pixel_step,
     scratch,
 )
 from edgeflow_mpi.kernels.llvm.objects import loaded
@@ -126,8 +126,9 @@ def code(machine: Machine) -> Callable[[int], None] | None:
 class Convolution:
     """``out = clamp(conv(input) + bias + other, low, high)`` on channels-last maps.
 
-    Images may lie apart from each other, but every image must be dense. It must not be run by
-    two threads at a time, since both would write to its frame.
+    Images may lie apart from each other. The image that is read must be dense, what is added and
+    what is made may be some channels of larger maps. It must not be run by two threads at a time,
+    since both would write to its frame.
     """
 
     def __init__(
@@ -155,7 +156,6 @@ class Convolution:
             "images": shape.images, "height": shape.height, "width": shape.width,
             "channels": shape.channels, "above": shape.above, "left": shape.left,
             "out_height": shape.out_height, "out_width": shape.out_width,
-            "out_channels": shape.out_channels,
             "column_step": shape.strides[1] * placed.pixel,
             "row_step": shape.strides[0] * placed.row,
             "runs": len(placed.offsets), "run_length": placed.run,
@@ -182,7 +182,9 @@ class Convolution:
 
     def into(self, out: Tensor, tensor: Tensor, other: Tensor | None = None) -> None:
         """Fill ``out``, which shares no memory with an input."""
-        if out.stride()[1:] != self._out_inner and not is_dense(out):
+        inner = self._out_inner
+        out_pixel = inner[2] if out.stride()[1:] == inner else pixel_step(out)
+        if not out_pixel:
             out.copy_(self.run(tensor, other))
             return
         if tensor.stride()[1:] != self._inner:
@@ -194,10 +196,14 @@ class Convolution:
         frame[3] = out.stride(0)
         frame[4] = 0
         if other is not None:
-            if other.stride()[1:] != self._out_inner:
+            other_pixel = inner[2] if other.stride()[1:] == inner else pixel_step(other)
+            if not other_pixel:
                 other = dense(other)
+                other_pixel = pixel_step(other)
             frame[4] = other.data_ptr()
             frame[5] = other.stride(0)
+            frame[7] = other_pixel
+        frame[6] = out_pixel
         if self._scratch:
             frame[_COPIED] = scratch(self._scratch)
         self._code(self._address)

@@ -69,9 +69,18 @@ def dense(tensor: Tensor) -> Tensor:
     return tensor.contiguous(memory_format=torch.channels_last)
 
 
-def is_dense(tensor: Tensor) -> bool:
-    """Whether :func:`dense` would not copy."""
-    return tensor.is_contiguous(memory_format=torch.channels_last)
+def pixel_step(tensor: Tensor) -> int:
+    """From one pixel to the next, where the channels of a pixel lie in one run and pixels at equal
+    distances: in a channels-last image, and in some channels of one. 0 for any other.
+
+    Strides of a dimension of size one mean nothing.
+    """
+    _, channels, height, width = tensor.shape
+    _, channel, row, pixel = tensor.stride()
+    if width == 1:
+        pixel = row if height > 1 else channels
+    even = height == 1 or row == width * pixel
+    return pixel if even and pixel >= channels and (channel == 1 or channels == 1) else 0
 
 
 @cache

@@ -21,11 +21,12 @@ UNROLLED: Final = 4
 """Input channels in one turn; their number must be a multiple of it."""
 
 FIELDS: Final = (
-    # Addresses, and float32 from one image to the next; no other: address 0.
-    "input", "input_image", "out", "out_image", "other", "other_image",
+    # Addresses, and float32 from one image to the next; no other: address 0. From one pixel to
+    # the next, which is more than its channels where these are some of a larger map's.
+    "input", "input_image", "out", "out_image", "other", "other_image", "out_pixel", "other_pixel",
     # Maps: images, columns and pixels of a result; from a pixel read to the next along the
     # columns, and along the rows.
-    "images", "columns", "pixels", "column_step", "row_step", "channels", "out_channels",
+    "images", "columns", "pixels", "column_step", "row_step", "channels",
     # Addresses of the weights and of the bias, by panels; the first channel of the last panel;
     # bit patterns of the bounds of the results.
     "weights", "bias", "panels", "last_panel", "low", "high",
@@ -51,12 +52,12 @@ def emit_product(machine: Machine) -> str:
 
 
 def _emit_pixels(module: Value, machine: Machine, pixels: int, *, residual: bool) -> Value:
-    """So many pixels times one panel: pixels, from one to the next, weights, channels, out,
-    other, float32 between their pixels, bias, bounds."""
+    """So many pixels times one panel: pixels, from one to the next, weights, channels, out and
+    other, each with float32 from pixel to pixel, bias, bounds."""
     name = f"{'add_' if residual else ''}{pixels}_pixels"
-    parameters = [POINTER, I64, POINTER, I64, POINTER, POINTER, I64, POINTER, F32, F32]
+    parameters = [POINTER, I64, POINTER, I64, POINTER, I64, POINTER, I64, POINTER, F32, F32]
     f = Function(module, name, machine.lanes, parameters, inner=True)
-    first, step, weights, channels, out, other, out_step, bias, low, high = f.args
+    first, step, weights, channels, out, out_step, other, other_step, bias, low, high = f.args
     vectors, lanes = machine.panel_vectors, machine.lanes
     rows = [first]
     for _ in range(1, pixels):
@@ -64,10 +65,9 @@ def _emit_pixels(module: Value, machine: Machine, pixels: int, *, residual: bool
     # What is added and written at the end comes near meanwhile.
     for t in range(pixels):
         for j in range(vectors):
-            place = f.add(f.mul(t, out_step), j * lanes)
             if residual:
-                f.prefetch(other, place)
-            f.prefetch(out, place, write=True)
+                f.prefetch(other, f.mul(t, other_step), j * lanes)
+            f.prefetch(out, f.mul(t, out_step), j * lanes, write=True)
     with f.reduction(channels, UNROLLED, [f.constant(0)] * (pixels * vectors)) as turn:
         panel = f.at(weights, f.mul(turn.index, machine.panel))
         for k in range(UNROLLED):
@@ -87,7 +87,7 @@ def _emit_pixels(module: Value, machine: Machine, pixels: int, *, residual: bool
             f.store(f.clamp(value, low, high), out, j * lanes)
         out = f.at(out, out_step)
         if residual:
-            other = f.at(other, out_step)
+            other = f.at(other, other_step)
     return f.finish()
 
 
@@ -139,9 +139,13 @@ def _emit_stage(module: Value, machine: Machine) -> Value:
         with b.if_then(packing):
             b.call(pack, [f.args[0], source, first, number, packed])
         pixels = b.select(packing, packed, f.at(source, f.mul(first, frame.column_step)))
-        results = f.mul(first, frame.out_channels)
-        out = f.at(f.pointer(frame.out), f.mul(image, frame.out_image), results)
-        other = f.at(f.pointer(frame.other), f.mul(image, frame.other_image), results)
+        out, other = (
+            f.at(f.pointer(start), f.mul(image, image_step), f.mul(first, pixel_step))
+            for start, image_step, pixel_step in (
+                (frame.out, frame.out_image, frame.out_pixel),
+                (frame.other, frame.other_image, frame.other_pixel),
+            )
+        )
         # As even as possible: a few pixels alone are slow.
         groups = f.ceil_div(number, most)
         size = f.div(number, groups)
@@ -155,10 +159,10 @@ def _emit_stage(module: Value, machine: Machine) -> Value:
             weights = f.at(f.pointer(frame.weights), f.mul(panel, frame.channels, machine.panel))
             pixel = f.add(f.mul(group, size), f.least(group, larger))
             count = f.add(size, b.zext(f.less(group, larger), I64))
-            place = f.add(f.mul(pixel, frame.out_channels), channel)
             arguments = [
                 f.at(pixels, f.mul(pixel, step)), step, weights, frame.channels,
-                f.at(out, place), f.at(other, place), frame.out_channels,
+                f.at(out, f.mul(pixel, frame.out_pixel), channel), frame.out_pixel,
+                f.at(other, f.mul(pixel, frame.other_pixel), channel), frame.other_pixel,
                 f.at(f.pointer(frame.bias), channel), low, high,
             ]  # fmt: skip
             done = b.append_basic_block("multiplied")

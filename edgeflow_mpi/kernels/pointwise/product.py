@@ -19,8 +19,8 @@ from edgeflow_mpi.kernels.llvm.memory import (
     float_bits,
     gomp_parallel,
     inner_strides,
-    is_dense,
     off_pages,
+    pixel_step,
     scratch,
 )
 from edgeflow_mpi.kernels.llvm.objects import loaded
@@ -71,8 +71,9 @@ def code(machine: Machine) -> Callable[[int], None] | None:
 class Product:
     """``out = clamp(weights @ input + bias + other, low, high)`` pixel by pixel.
 
-    Images may lie apart from each other, but every image must be dense. It must not be run by
-    two threads at a time, since both would write to its frame.
+    Images may lie apart from each other. The image that is read must be dense, what is added and
+    what is made may be some channels of larger maps. It must not be run by two threads at a time,
+    since both would write to its frame.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Product:
             "images": pixels.images, "columns": pixels.out_width, "pixels": count,
             "column_step": pixels.strides[1] * channels,
             "row_step": pixels.strides[0] * pixels.width * channels,
-            "channels": channels, "out_channels": pixels.out_channels,
+            "channels": channels,
             "weights": weights.values.data_ptr(), "bias": weights.bias.data_ptr(),
             "panels": weights.panels, "last_panel": weights.last_panel,
             "low": float_bits(low), "high": float_bits(high),
@@ -116,7 +117,9 @@ class Product:
 
     def into(self, out: Tensor, tensor: Tensor, other: Tensor | None = None) -> None:
         """Fill ``out``, which shares no memory with an input."""
-        if out.stride()[1:] != self._out_inner and not is_dense(out):
+        inner = self._out_inner
+        out_pixel = inner[2] if out.stride()[1:] == inner else pixel_step(out)
+        if not out_pixel:
             out.copy_(self.run(tensor, other))
             return
         if tensor.stride()[1:] != self._inner:
@@ -128,10 +131,14 @@ class Product:
         frame[3] = out.stride(0)
         frame[4] = 0
         if other is not None:
-            if other.stride()[1:] != self._out_inner:
+            other_pixel = inner[2] if other.stride()[1:] == inner else pixel_step(other)
+            if not other_pixel:
                 other = dense(other)
+                other_pixel = pixel_step(other)
             frame[4] = other.data_ptr()
             frame[5] = other.stride(0)
+            frame[7] = other_pixel
+        frame[6] = out_pixel
         if self._scratch:
             frame[_PACKED] = scratch(self._scratch)
         self._code(self._address)

@@ -27,10 +27,11 @@ from edgeflow_mpi.kernels.winograd.points import Filtering
 from edgeflow_mpi.kernels.winograd.transforms import input_transform, output_transform
 
 FIELDS: Final = (
-    # Addresses, and float32 from one image to the next; no other: address 0.
-    "input", "input_image", "out", "out_image", "other", "other_image",
+    # Addresses, and float32 from one image to the next; no other: address 0. From one pixel to
+    # the next, which is more than its channels where these are some of a larger map's.
+    "input", "input_image", "out", "out_image", "other", "other_image", "out_pixel", "other_pixel",
     # Maps. Above and left: rows and columns of padding.
-    "height", "width", "channels", "out_height", "out_width", "out_channels", "above", "left",
+    "height", "width", "channels", "out_height", "out_width", "above", "left",
     # Addresses of transformed weights and of the bias, by panels; the first channel of the last
     # panel; channels of a panel that are written; bit patterns of the bounds of the results.
     "weights", "bias", "panels", "last_panel", "panel_channels", "low", "high",
@@ -215,16 +216,16 @@ def _emit_transform(parts: _Parts) -> Value:
 
 
 def _emit_back(parts: _Parts, *, residual: bool) -> Value:
-    """One tile of one panel, from products to results: products, out, float32 between rows and
-    between columns, rows and columns to write, bias, bounds, channels, other."""
+    """One tile of one panel, from products to results: products, out and other, float32 between
+    the pixels of each, pixels in a row, rows and columns to write, bias, bounds, channels."""
     height, width = parts.variant.height, parts.variant.width
     name = "back_and_add" if residual else "back"
     vector = ir.VectorType(F32, parts.machine.lanes)
     f = parts.function(
-        name, POINTER, POINTER, I64, I64, I64, I64, POINTER, vector, vector,
-        I64, POINTER,
+        name, POINTER, POINTER, I64, POINTER, I64, I64, I64, I64, POINTER, vector, vector, I64,
     )  # fmt: skip
-    products, out, row_step, column_step, rows, columns, bias, low, high, channels, other = f.args
+    products, out, out_pixel, other, other_pixel, width_of_row = f.args[:6]
+    rows, columns, bias, low, high, channels = f.args[6:]
     panel = parts.machine.panel
     last = f.sub(channels, f.lanes)
     b = f.builder
@@ -253,11 +254,11 @@ def _emit_back(parts: _Parts, *, residual: bool) -> Value:
                     more = b.append_basic_block("column")
                     b.cbranch(f.less(j, columns), more, row_done)
                     b.position_at_end(more)
-                where = f.add(f.mul(i, row_step), f.mul(j, column_step), place)
+                pixel = f.add(f.mul(i, width_of_row), j)
                 value = b.fadd(results[i][j], offset)
                 if residual:
-                    value = b.fadd(value, f.load(other, where))
-                f.store(f.clamp(value, low, high), out, where)
+                    value = b.fadd(value, f.load(other, f.mul(pixel, other_pixel), place))
+                f.store(f.clamp(value, low, high), out, f.mul(pixel, out_pixel), place)
             b.branch(row_done)
             b.position_at_end(row_done)
         b.branch(done)
@@ -281,7 +282,6 @@ def _emit_multiply(parts: _Parts) -> Value:
     )
     tile_step = count * machine.panel
     panel_weights = f.mul(frame.channels, machine.panel)
-    out_row = f.mul(frame.out_width, frame.out_channels)
     gemm = ir.FunctionType(ir.VoidType(), [POINTER, I64, POINTER, POINTER, I64, I64])
     gemms = f.pointer(frame.gemms)
     # As even as possible: a few tiles alone are slow.
@@ -309,13 +309,18 @@ def _emit_multiply(parts: _Parts) -> Value:
     with f.loop(tiles) as tile:
         image, tile_row, tile_column = _tile_at(f, frame, f.add(first, tile))
         y, x = f.mul(tile_row, height.results), f.mul(tile_column, width.results)
-        place = f.add(f.mul(y, out_row), f.mul(x, frame.out_channels), channel)
-        out = f.at(f.pointer(frame.out), f.mul(image, frame.out_image), place)
-        other = f.at(f.pointer(frame.other), f.mul(image, frame.other_image), place)
+        pixel = f.add(f.mul(y, frame.out_width), x)
+        out, other = (
+            f.at(f.pointer(start), f.mul(image, image_step), f.mul(pixel, pixel_step), channel)
+            for start, image_step, pixel_step in (
+                (frame.out, frame.out_image, frame.out_pixel),
+                (frame.other, frame.other_image, frame.other_pixel),
+            )
+        )
         arguments = [
-            f.at(products, f.mul(tile, tile_step)), out, out_row, frame.out_channels,
-            f.sub(frame.out_height, y), f.sub(frame.out_width, x), bias, low, high,
-            frame.panel_channels, other,
+            f.at(products, f.mul(tile, tile_step)), out, frame.out_pixel, other,
+            frame.other_pixel, frame.out_width, f.sub(frame.out_height, y),
+            f.sub(frame.out_width, x), bias, low, high, frame.panel_channels,
         ]  # fmt: skip
         with b.if_else(b.icmp_signed("!=", frame.other, f.integer(0))) as branches:
             for branch, back in zip(branches, backs, strict=True):

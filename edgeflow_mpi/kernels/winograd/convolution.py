@@ -15,8 +15,8 @@ from edgeflow_mpi.kernels.llvm.memory import (
     float_bits,
     gomp_parallel,
     inner_strides,
-    is_dense,
     off_pages,
+    pixel_step,
     scratch,
     zeros,
 )
@@ -56,8 +56,9 @@ class Shape:
 class Convolution:
     """``out = clamp(conv(input) + bias + other, low, high)`` on channels-last maps.
 
-    Images may lie apart from each other, but every image must be dense. It must not be run by
-    two threads at a time, since both would write to its frame.
+    Images may lie apart from each other. The image that is read must be dense, what is added and
+    what is made may be some channels of larger maps. It must not be run by two threads at a time,
+    since both would write to its frame.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class Convolution:
         values = {
             "height": shape.height, "width": shape.width, "channels": shape.channels,
             "out_height": shape.out_height, "out_width": shape.out_width,
-            "out_channels": shape.out_channels, "above": shape.above, "left": shape.left,
+            "above": shape.above, "left": shape.left,
             "weights": weights.values.data_ptr(), "bias": weights.bias.data_ptr(),
             "panels": weights.panels, "last_panel": weights.last_panel,
             "panel_channels": min(machine.panel, shape.out_channels),
@@ -122,7 +123,9 @@ class Convolution:
 
     def into(self, out: Tensor, tensor: Tensor, other: Tensor | None = None) -> None:
         """Fill ``out``, which shares no memory with an input."""
-        if out.stride()[1:] != self.out_inner and not is_dense(out):
+        inner = self.out_inner
+        out_pixel = inner[2] if out.stride()[1:] == inner else pixel_step(out)
+        if not out_pixel:
             out.copy_(self.run(tensor, other))
             return
         if tensor.stride()[1:] != self.inner:
@@ -133,12 +136,16 @@ class Convolution:
         frame[_INPUT + 2] = out.data_ptr()
         frame[_INPUT + 3] = out.stride(0)
         if other is not None:
-            if other.stride()[1:] != self.out_inner:
+            other_pixel = inner[2] if other.stride()[1:] == inner else pixel_step(other)
+            if not other_pixel:
                 other = dense(other)
+                other_pixel = pixel_step(other)
             frame[_INPUT + 4] = other.data_ptr()
             frame[_INPUT + 5] = other.stride(0)
+            frame[_INPUT + 7] = other_pixel
         else:
             frame[_INPUT + 4] = 0
+        frame[_INPUT + 6] = out_pixel
         place = scratch(sum(self._sizes))
         if place != self._placed:
             self._place(place)
