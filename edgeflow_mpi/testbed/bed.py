@@ -17,12 +17,13 @@ from typing import NoReturn
 
 from edgeflow_mpi.cluster.cluster_file import ClusterSpec, parse_cluster
 from edgeflow_mpi.errors import ClusterError, InputError
-from edgeflow_mpi.testbed import system
+from edgeflow_mpi.testbed import switching, system
 from edgeflow_mpi.testbed.commands import Names, bring_up, medium_settings
-from edgeflow_mpi.testbed.layout import Layout, lay_out
+from edgeflow_mpi.testbed.layout import Features, Layout, lay_out
 from edgeflow_mpi.testbed.probe import probe
 from edgeflow_mpi.testbed.state import (
     STATE_VARIABLE,
+    STATES,
     Measurement,
     State,
     cluster_file,
@@ -34,6 +35,7 @@ from edgeflow_mpi.testbed.state import (
 )
 
 _MOST_PROBES = 4
+_OWN_SWITCH = Features(True, True, True, switching.NATURAL_LATENCY_S)
 _PATIENCE_S = 3.0
 _AGENT = Path(__file__).parents[2] / "launch" / "testbed-agent"
 _DOWN = "launch/testbed down"
@@ -65,7 +67,7 @@ def up(bed: str, file: Path, *, ignore_latency: bool, say: Say) -> State:
             if _stands(there) and (there.text, there.ignore_latency) == (text, ignore_latency):
                 say(f"{there.cluster} is up already")
                 return there
-            busy = _processes(there)
+            busy = _processes(_host_spaces(there))
             if busy and there.complete:
                 raise ClusterError(
                     f"{there.cluster} is up and {len(busy)} processes run on it: {_DOWN} ends them"
@@ -78,23 +80,29 @@ def up(bed: str, file: Path, *, ignore_latency: bool, say: Say) -> State:
                 f"it: delete it (ip netns delete {foreign[0]}), or name this testbed otherwise "
                 "with EDGEFLOW_TESTBED=NAME"
             )
-        layout = lay_out(spec, system.find_features(names), ignore_latency=ignore_latency)
-        return _make(bed, spec, layout, State(
+        switch = system.build_switch(STATES)
+        features = system.find_features(names) if switch is None else _OWN_SWITCH
+        layout = lay_out(spec, features, ignore_latency=ignore_latency)
+        return _make(bed, spec, layout, switch, State(
             spec.name, text, ignore_latency,
             tuple(host.name for host in layout.hosts),
             tuple(host.address for host in layout.hosts),
-            _spaces(names, layout),
+            _spaces(names, layout, own_switch=switch is not None),
             complete=False,
+            own_switch=switch is not None,
         ))  # fmt: skip
 
 
-def _make(bed: str, spec: ClusterSpec, layout: Layout, state: State) -> State:
+def _make(bed: str, spec: ClusterSpec, layout: Layout, switch: Path | None, state: State) -> State:
     names = Names(bed)
     save_state(bed, state)
     try:
-        system.apply(bring_up(layout, names))
-        if layout.medium_mbps is not None:
-            system.write_settings(names.medium, medium_settings())
+        if switch is None:
+            system.apply(bring_up(layout, names))
+            if layout.medium_mbps is not None:
+                system.write_settings(names.medium, medium_settings())
+        else:
+            _plug_in(names, layout, switch)
         state = replace(state, complete=True, measured=_measure(names, spec, layout))
         save_state(bed, state)
     except BaseException:
@@ -103,8 +111,19 @@ def _make(bed: str, spec: ClusterSpec, layout: Layout, state: State) -> State:
     return state
 
 
-def _spaces(names: Names, layout: Layout) -> tuple[str, ...]:
-    medium = () if layout.medium_mbps is None else (names.medium,)
+def _plug_in(names: Names, layout: Layout, switch: Path) -> None:
+    """The hosts and their cables on a switch of our own."""
+    hosts = [names.host(host.name) for host in layout.hosts]
+    system.apply([switching.spaces_first(layout, names)])
+    files = [str(system.NAMESPACES / host) for host in hosts]
+    system.start_switch(switch, names.switch, switching.description(layout, files))
+    system.apply(switching.cables(layout, names))
+    for host in hosts:
+        system.write_settings(host, switching.host_settings())
+
+
+def _spaces(names: Names, layout: Layout, *, own_switch: bool) -> tuple[str, ...]:
+    medium = () if own_switch or layout.medium_mbps is None else (names.medium,)
     return (names.switch, *medium, *(names.host(host.name) for host in layout.hosts))
 
 
@@ -138,15 +157,20 @@ def down(bed: str) -> State | None:
 
 
 def _remove(bed: str, state: State) -> None:
-    _end(_processes(state))
+    _end(_processes(_host_spaces(state)))
+    _end(_processes(state.namespaces))
     for space in state.namespaces:
         system.delete_namespace(space)
     remove_state(bed)
 
 
-def _processes(state: State) -> tuple[int, ...]:
-    """Everything that runs on the hosts, except this very process."""
-    found = {pid for space in state.namespaces for pid in system.processes_in(space)}
+def _host_spaces(state: State) -> tuple[str, ...]:
+    return state.namespaces[-len(state.hosts) :]
+
+
+def _processes(spaces: Sequence[str]) -> tuple[int, ...]:
+    """Everything that runs in the namespaces, except this very process."""
+    found = {pid for space in spaces for pid in system.processes_in(space)}
     return tuple(sorted(found - {os.getpid()}))
 
 
@@ -171,7 +195,9 @@ def _alive(pid: int) -> bool:
 
 def _stands(state: State) -> bool:
     """Whether all of it is there, after a reboot or someone's ``ip netns delete``."""
-    return state.complete and set(state.namespaces) <= set(system.namespaces())
+    if not state.complete or not set(state.namespaces) <= set(system.namespaces()):
+        return False
+    return not state.own_switch or bool(system.processes_in(state.namespaces[0]))
 
 
 def require_up(bed: str) -> State:
@@ -195,10 +221,9 @@ def require_up(bed: str) -> State:
 
 def running(state: State) -> Mapping[str, int]:
     """How many processes run on every host."""
-    spaces = state.namespaces[-len(state.hosts) :]
     return {
         host: len(system.processes_in(space))
-        for host, space in zip(state.hosts, spaces, strict=True)
+        for host, space in zip(state.hosts, _host_spaces(state), strict=True)
     }
 
 

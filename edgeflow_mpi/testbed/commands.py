@@ -192,7 +192,7 @@ def _order(lane: Lane) -> tuple[float, float]:
 
 
 def _tbf(device: str, rate_mbps: float, place: str = "root") -> str:
-    bits_s = _wire_bits_s(rate_mbps)
+    bits_s = wire_bits_s(rate_mbps)
     return (
         f"qdisc add dev {device} {place} tbf rate {bits_s}bit burst {burst_bytes(rate_mbps)}"
         f" peakrate {round(_PEAK * bits_s)}bit mtu {packet_bytes(rate_mbps) + _MARGIN_BYTES}"
@@ -203,7 +203,7 @@ def _tbf(device: str, rate_mbps: float, place: str = "root") -> str:
 def _htb(rate_mbps: float, ceil_mbps: float) -> str:
     packet = packet_bytes(ceil_mbps) + _MARGIN_BYTES
     return (
-        f"rate {_wire_bits_s(rate_mbps)}bit ceil {_wire_bits_s(ceil_mbps)}bit"
+        f"rate {wire_bits_s(rate_mbps)}bit ceil {wire_bits_s(ceil_mbps)}bit"
         f" burst {packet} cburst {packet} quantum {packet}"
     )
 
@@ -220,7 +220,7 @@ def _packets(rate_mbps: float | None) -> str:
 
 def packet_bytes(rate_mbps: float) -> int:
     """What leaves at once: as many frames as take 100 us, at least one."""
-    frames = _wire_bits_s(rate_mbps) / 8 * _PACKET_S / FRAME_BYTES
+    frames = wire_bits_s(rate_mbps) / 8 * _PACKET_S / FRAME_BYTES
     return FRAME_BYTES * min(max(round(frames), 1), _MOST_FRAMES)
 
 
@@ -229,5 +229,6 @@ def burst_bytes(rate_mbps: float) -> int:
     return _BURST_PACKETS * packet_bytes(rate_mbps)
 
 
-def _wire_bits_s(rate_mbps: float) -> int:
+def wire_bits_s(rate_mbps: float) -> int:
+    """What must pass a cable so that so much payload arrives."""
     return round(rate_mbps * 1e6 * FRAME_BYTES / PAYLOAD_BYTES)

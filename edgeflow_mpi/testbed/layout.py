@@ -25,11 +25,15 @@ _SAME = 1e-6
 
 @dataclass(frozen=True)
 class Features:
-    """What the kernel has of what a testbed may need, by the names that ``tc`` gives it."""
+    """What there is of what a testbed may need, by the names that ``tc`` gives it.
+
+    ``natural_latency_s`` is what a message of a few bytes takes where nothing delays it.
+    """
 
     tbf: bool
     htb: bool
     netem: bool
+    natural_latency_s: float = NATURAL_LATENCY_S
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ def _delays_ms(
     spec: ClusterSpec, features: Features, ignore_latency: bool
 ) -> dict[tuple[int, int], float]:
     """What must be added to the natural latency, pair by pair."""
-    natural_ms = NATURAL_LATENCY_S * 1e3
+    natural_ms = features.natural_latency_s * 1e3
     added = {pair: max(link.latency_s * 1e3 - natural_ms, 0.0) for pair, link in spec.links.items()}
     if features.netem:
         return added

@@ -43,7 +43,8 @@ class State:
     """A testbed, up or (``complete`` false) being made.
 
     ``text`` is the cluster file's. ``hosts`` are in rank order, ``addresses`` theirs;
-    ``namespaces`` are all that it consists of.
+    ``namespaces`` are all that it consists of, the switch's first. ``own_switch``: frames pass a
+    program that runs there, and not the kernel's queues.
     """
 
     cluster: str
@@ -54,6 +55,7 @@ class State:
     namespaces: tuple[str, ...]
     complete: bool
     measured: tuple[Measurement, ...] = ()
+    own_switch: bool = False
 
 
 def bed_name(environ: Mapping[str, str] = os.environ) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -17,6 +19,8 @@ NAMESPACES = Path("/run/netns")
 
 _TOOLS = {"ip": "iproute2", "tc": "iproute2", "nsenter": "util-linux", "unshare": "util-linux"}
 _TIMEOUT_S = 60
+_SWITCH_SOURCE = Path(__file__).with_name("switch.c")
+_TUN = Path("/dev/net/tun")
 _TRIALS = {
     "tbf": ("tbf rate 100mbit burst 3028 limit 100000",),
     "htb": ("handle 1: htb default 1",),
@@ -92,7 +96,7 @@ def processes_in(namespace: str) -> tuple[int, ...]:
 def write_settings(namespace: str, settings: Iterable[tuple[str, str]]) -> None:
     """Set kernel parameters (paths below ``/proc/sys``) in a network namespace."""
     script = "".join(f"echo {value} > /proc/sys/{path}\n" for path, value in settings)
-    done = _run(["nsenter", f"--net={NAMESPACES / namespace}", "sh", "-e"], script)
+    done = _run([*_entering(namespace), "sh", "-e"], script)
     if done.returncode:
         raise ClusterError(f"a setting of {namespace} cannot be made: {done.stderr.strip()}")
 
@@ -118,6 +122,58 @@ def find_features(names: Names) -> Features:
                 ) from None
         found = {name: _accepts(space, *trial) for name, trial in _TRIALS.items()}
     return Features(**found)
+
+
+def build_switch(folder: Path) -> Path | None:
+    """The switch program, compiled into ``folder`` unless it is there; None where it cannot be had.
+
+    That is where the kernel has no tap devices, or there is no C compiler.
+    """
+    if not _TUN.exists() or shutil.which("cc") is None:
+        return None
+    source = _SWITCH_SOURCE.read_bytes()
+    program = folder / f"switch-{hashlib.sha256(source).hexdigest()[:16]}"
+    if not program.exists():
+        unfinished = program.with_suffix(f".{os.getpid()}")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if _run(["cc", "-O2", "-o", str(unfinished), str(_SWITCH_SOURCE)]).returncode:
+                return None
+            unfinished.replace(program)
+        except OSError:
+            return None
+    return program
+
+
+def start_switch(program: Path, namespace: str, description: str) -> None:
+    """Let the switch run in ``namespace`` until it is ended; all of its devices are there then.
+
+    Raises
+    ------
+    ClusterError
+        With what it says, if it does not get ready.
+    """
+    command = [*_entering(namespace), str(program)]
+    with tempfile.TemporaryFile("w+") as said:
+        running = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        assert running.stdin is not None and running.stdout is not None
+        with running.stdout:
+            with contextlib.suppress(BrokenPipeError), running.stdin:
+                running.stdin.write(description)
+            ready = running.stdout.readline()
+        if ready != "ready\n":
+            running.wait(_TIMEOUT_S)
+            said.seek(0)
+            raise ClusterError(f"the testbed's switch did not start: {said.read().strip()}")
+    # It outlives this process; nobody is to be told that it has not been waited for.
+    running.returncode = 0
+
+
+def _entering(namespace: str) -> list[str]:
+    return ["nsenter", f"--net={NAMESPACES / namespace}"]
 
 
 @contextlib.contextmanager
