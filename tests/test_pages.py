@@ -1,4 +1,4 @@
-"""Large pages are asked for before torch allocates anything, and the user has the last word."""
+"""Large pages: asked for before torch allocates anything, and used from their start on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgeflow_mpi.cluster.pages import use_large_pages
+from edgeflow_mpi.kernels.large_pages import PAGE_BYTES, lasting, on_large_pages
 
 _WAYS = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _SCRIPT = """
@@ -42,3 +43,21 @@ def test_tensors_lie_on_large_pages(setting: str | None, large: bool) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert (int(done.stdout.split()[1]) >= 16 << 10) is large  # kB of the tensor's 64 MB
+
+
+def test_large_memory_begins_with_a_page() -> None:
+    memory = on_large_pages(3 * PAGE_BYTES + 5)
+    assert memory.numel() == 3 * PAGE_BYTES + 5
+    assert memory.data_ptr() % PAGE_BYTES == 0
+    assert on_large_pages(0).numel() == 0
+
+
+def test_lasting_tensors_share_pages_but_no_memory() -> None:
+    shapes = [(3,), (17, 5), (256, 256), (1024, 1024), (1,)] * 6
+    tensors = [lasting(*shape) for shape in shapes]
+    for i, tensor in enumerate(tensors):
+        assert tensor.is_contiguous()
+        assert tensor.data_ptr() % 64 == 0
+        tensor.fill_(i)
+    assert [tuple(tensor.shape) for tensor in tensors] == shapes
+    assert all(bool((tensor == i).all()) for i, tensor in enumerate(tensors))

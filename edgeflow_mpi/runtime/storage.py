@@ -15,6 +15,7 @@ import torch
 
 from edgeflow_mpi.graph.types import Graph, Layer
 from edgeflow_mpi.kernels.buffers import placed
+from edgeflow_mpi.kernels.large_pages import on_large_pages
 from edgeflow_mpi.runtime.transport import Region
 from edgeflow_mpi.spans import EMPTY, Span
 from edgeflow_mpi.units.arena import Arena
@@ -51,7 +52,7 @@ class Storage:
         self._summands: dict[str, dict[int, Tensor]] = {}
         self._live: dict[str, Tensor] = {}
         self._wire: dict[Transfer, Tensor] = {}
-        self.memory = torch.empty(arena.size_bytes, dtype=torch.uint8)
+        self.memory = on_large_pages(arena.size_bytes)
         for buffer, offset in arena.places:
             tensor = placed(buffer.spec, buffer.rows.rows, self.memory, offset)
             name, source, transfer = buffer.key

@@ -7,6 +7,7 @@ from weakref import WeakValueDictionary
 import torch
 
 from edgeflow_mpi.kernels.kept import keep
+from edgeflow_mpi.kernels.large_pages import lasting
 from edgeflow_mpi.kernels.llvm.machine import Machine
 from edgeflow_mpi.kernels.llvm.packed import identity
 
@@ -28,7 +29,7 @@ class Filters:
         self.last_vector = channels - lanes
         firsts = [min(i * lanes, self.last_vector) for i in range(self.vectors)]
         order = torch.tensor([[first + lane for lane in range(lanes)] for first in firsts])
-        self.values = torch.empty(self.vectors * lanes * weight[0].numel())
+        self.values = lasting(self.vectors * lanes * weight[0].numel())
         start = 0
         for panel in torch.split(order.flatten(), machine.panel_vectors * lanes):
             part = weight.detach()[panel].permute(2, 3, 1, 0)

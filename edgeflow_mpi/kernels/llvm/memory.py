@@ -9,6 +9,7 @@ from functools import cache
 
 import torch
 
+from edgeflow_mpi.kernels.large_pages import PAGE_BYTES, on_large_pages
 from edgeflow_mpi.kernels.llvm.emit import FLOAT_BYTES
 
 Tensor = torch.Tensor
@@ -25,10 +26,9 @@ class _Scratch(threading.local):
         self._address = 0
 
     def reserve(self, size: int) -> int:
-        if self._memory.numel() < size + PAGE:
-            self._memory = torch.empty(size + PAGE)
-            address = self._memory.data_ptr()
-            self._address = address + -address % (PAGE * FLOAT_BYTES)
+        if self._memory.numel() < size:
+            self._memory = on_large_pages(max(size * FLOAT_BYTES, PAGE_BYTES)).view(torch.float32)
+            self._address = self._memory.data_ptr()
         return self._address
 
 
@@ -36,7 +36,7 @@ _scratch = _Scratch()
 
 
 def scratch(size: int) -> int:
-    """The address of at least ``size`` float32 at the start of a page, until the next call."""
+    """The address of at least ``size`` float32, at a large page's start, until the next call."""
     return _scratch.reserve(size)
 
 

@@ -7,6 +7,7 @@ from weakref import WeakValueDictionary
 import torch
 
 from edgeflow_mpi.kernels.kept import keep
+from edgeflow_mpi.kernels.large_pages import lasting
 
 Tensor = torch.Tensor
 
@@ -28,7 +29,7 @@ class PackedWeights:
         channels = weight.shape[0]
         self.panels = -(-channels // panel)
         self.last_panel = max(0, channels - panel)
-        self.values = torch.zeros(self.panels, transform.shape[0], weight.shape[1], panel)
+        self.values = lasting(self.panels, transform.shape[0], weight.shape[1], panel).zero_()
         taps = weight.detach().flatten(2)
         for start in range(0, weight.shape[1], _CHANNELS_AT_A_TIME):
             part = taps[:, start : start + _CHANNELS_AT_A_TIME].double().permute(2, 1, 0)
