@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import latency, lp_vs_exact, overlap, planners, steady
+from bench import latency, lp_vs_exact, planners, steady
 from bench.engines import __main__ as engines
+from bench.overlap import __main__ as overlap
 from bench.policies import __main__ as policies
 from edgeflow_mpi.examples import digits
 from edgeflow_mpi.job.options import build_parser
