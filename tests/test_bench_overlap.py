@@ -192,9 +192,13 @@ def test_results_are_read_back_and_shown(tmp_path: Path) -> None:
     assert "**emulated**" in text and "(overlap.png)" in text
     row = next(line for line in text.splitlines() if line.startswith("| resnet18 | joint"))
     assert [cell.strip() for cell in row.strip("|").split("|")] == [
-        "resnet18", "joint", "10.0", "1.0", "0.2", "90 %", "90.0", "95.0", "96.0", "106.0", "10.0",
-        "90 %", "99.0",
+        "resnet18", "joint", "10.0", "1.0", "0.2", "90 %", "80 %", "90.0", "95.0", "96.0", "106.0",
+        "10.0", "1 %", "90 %", "99.0",
     ]  # fmt: skip
+    told = " ".join(text.split())
+    assert "*joint* on emulated hosts: 90 % hidden; 1 % over the latency by the rates" in told
+    assert "blocking takes 10 % longer than overlap, and in 1 of 1 cases every request" in told
+    assert "no thread" not in page(Results((case(),), {"note": "A note."}), None)
     path.write_text("[]")
     with pytest.raises(InputError, match="is not a file of results"):
         load_results(path)

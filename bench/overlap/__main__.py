@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add("--again", action="store_true", help="also cases that are done")
     add("--measure-nothing", action="store_true", help="only make the page and the picture")
+    add("--note", metavar="TEXT", help="a sentence for the page; kept with the results")
     add("--small", action="store_true", help="two ranks, a small model: does it work at all?")
     add("--markdown", type=Path, metavar="FILE.md", help="write the page here")
     add("--plot", type=Path, metavar="FILE.png", help="draw the picture")
@@ -131,7 +132,10 @@ def _run(arguments: Sequence[str]) -> int:
     models = options.models
     if options.small:
         settings, models, rest = [_SMALL], ["resnet18"], [*_SMALL_OPTIONS, *rest]
-    results = replace(load_results(options.results), facts=machine())
+    results = load_results(options.results)
+    facts = dict(results.facts or {}) if options.measure_nothing else machine()
+    note = options.note or (results.facts or {}).get("note")
+    results = replace(results, facts=facts | ({"note": note} if note else {}))
     progress = ConsoleProgress()
     wanted = [(setting, model) for setting in settings for model in models]
     for setting, model in () if options.measure_nothing else wanted:

@@ -53,6 +53,11 @@ class Share:
     late_s: float
 
     @property
+    def computed(self) -> float:
+        """In which share of the time that something was under way the rank ran a unit."""
+        return self.computed_s / self.transfer_s if self.transfer_s else 1.0
+
+    @property
     def hidden(self) -> float:
         """At most 1; below 0 where ranks were held up for longer than messages should take."""
         return 1 - self.exposed_s / self.transfer_s if self.transfer_s else 1.0

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from bench.overlap.account import Account, Seen, Share, Wire, account, worked_s
+from bench.overlap.idle_link import idle_link
 from bench.overlap.observed import Observed
 from bench.overlap.replay import replay_s
 from bench.overlap.results import Plan
@@ -69,6 +70,8 @@ def measure_case(
     task = load_task(context)
     profile = make_profile(context, task)
     links = context.comm.bcast(None if profile is None else profile.links, root=0)
+    if links and not context.options.profile_from_cluster:
+        links = dict.fromkeys(links, idle_link(context, open_transport))
 
     def plan(name: str) -> dict[str, UnitTables]:
         tables = plan_tables(context, task, profile, name)

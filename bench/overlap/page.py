@@ -9,9 +9,10 @@ from bench.overlap.results import Case, Plan, Results
 
 _WIDTH = 98
 _HEAD = (
-    "model", "plan", "under way", "held up", "late", "hidden", "all hidden", "by the rates",
-    "measured", "blocking", "gain", "hidden, no thread", "measured, no thread",
+    "model", "plan", "under way", "held up", "late", "hidden", "behind units", "all hidden",
+    "by the rates", "measured", "blocking", "gain", "units late",
 )  # fmt: skip
+_NO_THREAD = ("hidden, no thread", "measured, no thread")
 TITLES = {
     "tcp-4": "Four ranks over TCP within one machine",
     "testbed-4": "Four emulated hosts, links of 93.7 Mbit/s",
@@ -34,6 +35,9 @@ part of all latencies.
 - **late**: of the time held up, what passed after the links should have delivered all: links slower
   than their rate, and ranks that noticed late. Where messages take tens of microseconds this is
   most of it, and the share says little.
+- **behind units**: the share of the time under way in which the rank ran a unit. What else is
+  hidden passed while it waited for a sender that still computed. Waits that were late are held
+  against what is hidden, not against this.
 - **all hidden**: the latency if messages took no time: units take what they took, in the same
   order, in a model of time. **by the rates**: the same with messages that take what their links
   say.
@@ -41,10 +45,15 @@ part of all latencies.
   on: after a unit the rank waits until MPI has done with its messages and their links have carried
   them. **gain**: what overlap saves of that. A receiver still computes while a message comes, so
   blocking hides something, too.
-- **no thread**: without Open MPI's progress thread (`--progress-thread off`); all other columns are
-  with it.
+- **units late**: by what share of their time units ended late, as the machine was too busy to be
+  all the devices. Beyond a few percent all latencies are upper bounds.
 - *joint in one piece* is the plan of *joint* without its boundary rows first
   ([planning.md](planning.md)), where it has such.
+"""
+
+_NO_THREAD_TOLD = """\
+- **no thread**: without Open MPI's progress thread (`--progress-thread off`); all other columns are
+  with it.
 """
 
 
@@ -67,14 +76,42 @@ def page(results: Results, picture: str | None) -> str:
     if picture is not None:
         lines += [f"![Latency over what it would be with all messages hidden]({picture})", ""]
     lines += _READING.splitlines()
-    lines.append("")
-    for setting in dict.fromkeys(case.setting for case in _sorted(results)):
-        cases = [case for case in _sorted(results) if case.setting == setting]
+    if not all(case.progress_thread for case in results.cases):
+        lines += _NO_THREAD_TOLD.splitlines()
+    lines += ["", *_shown(results), ""]
+    for setting in dict.fromkeys(case.setting for case in in_order(results)):
+        cases = [case for case in in_order(results) if case.setting == setting]
         lines += [f"## {TITLES.get(setting, setting)}", "", *_table(cases), ""]
     return "\n".join(lines)
 
 
-def _sorted(results: Results) -> list[Case]:
+def _shown(results: Results) -> Iterator[str]:
+    """What emulated hosts with the progress thread show, from the lowest to the highest."""
+    found: dict[str, list[Plan]] = {}
+    for case in results.cases:
+        if case.progress_thread and case.setting.startswith("testbed"):
+            for plan in case.plans:
+                found.setdefault(plan.name, []).append(plan)
+    for name, plans in found.items():
+        apart = sum(min(plan.blocking_ms) > max(plan.latency_ms) for plan in plans)
+        text = (
+            f"- *{name}* on emulated hosts: {_range([p.inner.hidden for p in plans])} hidden; "
+            f"{_range([p.measured_ms / p.linked_ms - 1 for p in plans])} over the latency by the "
+            f"rates, which takes overlap for granted; blocking takes "
+            f"{_range([p.without_ms / p.measured_ms - 1 for p in plans])} longer than overlap, and "
+            f"in {apart} of {len(plans)} cases every request of it took longer than any with "
+            "overlap."
+        )
+        yield from textwrap.wrap(text, _WIDTH, subsequent_indent="  ")
+
+
+def _range(shares: Sequence[float]) -> str:
+    low, high = round(100 * min(shares)), round(100 * max(shares))
+    return f"{low} %" if low == high else f"{low} to {high} %"
+
+
+def in_order(results: Results) -> list[Case]:
+    """By setting, then by model."""
     order = list(TITLES)
     known = {name: place for place, name in enumerate(order)}
     return sorted(results.cases, key=lambda c: (known.get(c.setting, len(order)), c.model))
@@ -86,21 +123,26 @@ def _intro(results: Results) -> Iterator[str]:
         "Made by `python -m bench.overlap`. Devices of 5 GFLOP/s are **emulated**: ranks of one "
         f"machine ({facts.get('processor', '?')}, {facts.get('cores', '?')} cores) that sleep "
         "for the rest of what a unit takes there. Messages, TCP and Open MPI are real; links of "
-        "93.7 Mbit/s are token buckets. Times are medians over requests, in milliseconds; the "
+        "emulated hosts are those of [launch/testbed](testbed.md), with the rates and latencies of "
+        "the cluster file. Times are medians over requests, in milliseconds; the "
         "requests of all plans, with overlap and without, took turns in one job. "
-        "[bench/README.md](../bench/README.md) says how to repeat it.",
+        "[bench/README.md](../bench/README.md) says how to repeat it. "
+        + str(facts.get("note", "")),
         _WIDTH,
     )
 
 
 def _table(cases: Sequence[Case]) -> list[str]:
-    rows: list[tuple[str, ...]] = [_HEAD]
+    without = {c.model: c for c in cases if not c.progress_thread}
+    rows: list[tuple[str, ...]] = [_HEAD + (_NO_THREAD if without else ())]
     for case in cases:
-        if not case.progress_thread:
-            continue
-        without = next((c for c in cases if c.model == case.model and not c.progress_thread), None)
-        rows += [_row(case, plan, without) for plan in case.plans]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEAD))]
+        if case.progress_thread:
+            other = without.get(case.model)
+            rows += [
+                (case.model, *_row(plan), *(_compared(plan, other) if without else ()))
+                for plan in case.plans
+            ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
 
     def line(row: Sequence[str]) -> str:
         cells = [
@@ -113,14 +155,20 @@ def _table(cases: Sequence[Case]) -> list[str]:
     return [line(rows[0]), line(rule), *map(line, rows[1:])]
 
 
-def _row(case: Case, plan: Plan, without: Case | None) -> tuple[str, ...]:
+def _row(plan: Plan) -> tuple[str, ...]:
     inner = plan.inner
-    other = next((p for p in without.plans if p.name == plan.name), None) if without else None
     return (
-        case.model, plan.name, f"{inner.transfer_s:.1f}", f"{inner.exposed_s:.1f}",
-        f"{inner.late_s:.1f}", f"{100 * inner.hidden:.0f} %", f"{plan.hidden_ms:.1f}",
-        f"{plan.linked_ms:.1f}", f"{plan.measured_ms:.1f}", f"{plan.without_ms:.1f}",
-        f"{plan.without_ms - plan.measured_ms:.1f}",
-        f"{100 * other.inner.hidden:.0f} %" if other else "",
-        f"{other.measured_ms:.1f}" if other else "",
+        plan.name, f"{inner.transfer_s:.1f}", f"{inner.exposed_s:.1f}", f"{inner.late_s:.1f}",
+        f"{100 * inner.hidden:.0f} %", f"{100 * inner.computed:.0f} %",
+        f"{plan.hidden_ms:.1f}", f"{plan.linked_ms:.1f}",
+        f"{plan.measured_ms:.1f}", f"{plan.without_ms:.1f}",
+        f"{plan.without_ms - plan.measured_ms:.1f}", f"{100 * plan.late:.0f} %",
     )  # fmt: skip
+
+
+def _compared(plan: Plan, other: Case | None) -> tuple[str, str]:
+    """The same plan without the progress thread, where that was measured."""
+    same = next((p for p in other.plans if p.name == plan.name), None) if other else None
+    if same is None:
+        return "", ""
+    return f"{100 * same.inner.hidden:.0f} %", f"{same.measured_ms:.1f}"

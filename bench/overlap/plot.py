@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.overlap.page import TITLES
+from bench.overlap.page import TITLES, in_order
 from bench.overlap.results import Results
 from edgeflow_mpi.report.files import write_file
 from edgeflow_mpi.report.plots import require_matplotlib
 
-_INK, _HIDDEN, _EXPOSED, _SAVED = "#22272e", "#ced4da", "#e8590c", "#0b7285"
+_INK, _HIDDEN, _EXPOSED, _SAVED = "#22272e", "#ced4da", "#e8590c", "#74b3bf"
 _SETTINGS = [name for name in TITLES if name.startswith("testbed")]
 
 
@@ -27,7 +27,7 @@ def draw(results: Results, path: Path) -> None:
     found = [
         (setting, case, plan)
         for setting in _SETTINGS
-        for case in results.cases
+        for case in in_order(results)
         if case.setting == setting and case.progress_thread
         for plan in case.plans
     ]
@@ -39,7 +39,7 @@ def draw(results: Results, path: Path) -> None:
         measured, blocking = plan.measured_ms / base, plan.without_ms / base
         axes.barh(place, 1.0, color=_HIDDEN)
         axes.barh(place, measured - 1, left=1.0, color=_EXPOSED)
-        axes.barh(place, blocking - measured, left=measured, color=_SAVED, alpha=0.55)
+        axes.barh(place, blocking - measured, left=measured, color=_SAVED)
         axes.annotate(
             f"{100 * plan.inner.hidden:.0f} % hidden; {plan.measured_ms:.0f} ms, "
             f"{plan.without_ms:.0f} ms blocking",
@@ -51,7 +51,7 @@ def draw(results: Results, path: Path) -> None:
     axes.invert_yaxis()
     widest = max((plan.without_ms / plan.hidden_ms for _, _, plan in found), default=1.0)
     axes.set_xlim(0, 1.45 * widest)
-    axes.set_xlabel("latency, in units of the latency with all messages hidden")
+    axes.set_xlabel("latency over that with all messages hidden (emulated hosts, 93.7 Mbit/s)")
     for label, colour in (
         ("all messages hidden", _HIDDEN), ("what messages cost, measured", _EXPOSED),
         ("what overlap saves: blocking, measured", _SAVED),
