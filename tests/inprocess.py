@@ -175,7 +175,7 @@ class Job:
                 executor.begin(named if rank == 0 else {})
             while not all(executor.finished for executor in self.executors):
                 turns = self._random.sample(self.executors, len(self.executors))
-                stepped = any(executor.step() for executor in turns)
+                stepped = any(e.step(one=self._random.random() < 0.3) for e in turns)
                 assert stepped or self.network.moving, self._stuck()
         assert all(executor.sends_complete for executor in self.executors), self._stuck()
         assert self.network.delivered - before == len(self.transfers)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from llvmlite import binding
 
 from edgeflow_mpi.kernels.llvm.machine import Machine, suited
+from edgeflow_mpi.kernels.llvm.sequence import Kind, Operation, sequence
+from edgeflow_mpi.kernels.native import NativeCall
 
 
 @dataclass(frozen=True)
@@ -50,3 +53,12 @@ def assembly(processor: Processor, module: str) -> str:
     passes.getModulePassManager().run(parsed, passes)
     made: str = generator.emit_assembly(parsed)
     return made
+
+
+def run_natively(call: NativeCall) -> None:
+    """Run one kernel as a sequence of operations does, and look at its time."""
+    made = sequence([Operation(Kind.CALL, call)])
+    assert made is not None
+    assert made.run(0, 1) == 1
+    started_s, ended_s = made.times_s(0)
+    assert 0 < started_s <= ended_s <= time.perf_counter()

@@ -148,7 +148,7 @@ def test_layers_of_several_steps_go_where_they_are_wanted(engine: str) -> None:
     image = torch.randn(2, 16, 11, 7, generator=torch.Generator().manual_seed(0))
     model = build(Tails(), image)
     held = {model.graph.inputs[0].name: image}
-    in_place = set()
+    in_place, bound = set[str](), set[str]()
     for layer in model.graph.layers:
         if layer.kind != "compute":
             continue
@@ -166,8 +166,20 @@ def test_layers_of_several_steps_go_where_they_are_wanted(engine: str) -> None:
         assert torch.allclose(buffer[:, :, 3:8], held[layer.name][:, :, 3:8], atol=1e-5)
         assert buffer[:, :, :3].isnan().all()
         assert buffer[:, :, 8:].isnan().all()
+        call = kernel.bind(buffer[:, :, 3:8], *inputs) if kernel.bind is not None else None
+        if call is not None:
+            made = buffer[:, :, 3:8].clone()
+            buffer.fill_(float("nan"))
+            from tests.machine_code import run_natively
+
+            run_natively(call)
+            assert torch.equal(buffer[:, :, 3:8], made)
+            bound.add(kernel.engine)
+            assert kernel.bind is not None
+            assert kernel.bind(torch.empty(made.shape), *inputs) is None  # in another order
         if kernel.into is not None and kernel.engine != "channelwise":
             in_place.add(kernel.name.rpartition("+")[2])
+    assert ("channelwise" in bound) == (available() and engine != "aten")
     assert "max_pool2d" not in in_place
     assert in_place & {"mul", "relu", "div"} if engine == "aten" else in_place
 

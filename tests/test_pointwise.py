@@ -27,6 +27,7 @@ if not usable("pointwise"):
 from edgeflow_mpi.kernels.llvm.machine import Machine, native
 from edgeflow_mpi.kernels.llvm.packed import packed_weights
 from edgeflow_mpi.kernels.pointwise.product import Pixels, Product, code, cut
+from tests.machine_code import run_natively
 
 Tensor = torch.Tensor
 
@@ -78,6 +79,13 @@ def test_random_products_agree_with_float64(machine: Machine, channels: int) -> 
         made.into(around.part, tensor, other)
         assert torch.equal(around.part, result)
         assert around.untouched()
+        # Once more, by what needs no Python.
+        call = made.bind(around.part, tensor, other)
+        if call is not None:
+            around.part.fill_(torch.nan)
+            run_natively(call)
+            assert torch.equal(around.part, result)
+            assert around.untouched()
 
 
 def test_items_are_enough_for_all_threads_and_blocks_even() -> None:

@@ -15,6 +15,7 @@ import torch
 
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph, Layer
+from edgeflow_mpi.kernels.native import Bind
 from edgeflow_mpi.spans import Span
 
 Tensor = torch.Tensor
@@ -46,6 +47,9 @@ class Kernel:
         type and shares no memory with an input; the images of a batch may lie apart in it, and
         its channels may be some of a larger map's.
         None where a kernel cannot do so without a copy; :meth:`write` copies then.
+    bind : callable or None
+        (out, *inputs) -> the same as one call of machine code, or None where these tensors do
+        not allow it (:data:`~edgeflow_mpi.kernels.native.Bind`).
     """
 
     rows: Span
@@ -54,6 +58,7 @@ class Kernel:
     run: Callable[..., Tensor]
     engine: str = "aten"
     into: Callable[..., object] | None = None
+    bind: Bind | None = None
 
     def __call__(self, *inputs: Tensor) -> Tensor:
         return self.run(*inputs)

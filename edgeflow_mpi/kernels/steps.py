@@ -21,6 +21,7 @@ from edgeflow_mpi.graph.rules.base import Compute, invoke
 from edgeflow_mpi.graph.rules.pointwise import Elementwise
 from edgeflow_mpi.graph.types import Graph, In, Layer, Ref, Step, Var
 from edgeflow_mpi.kernels.engine import Kernel
+from edgeflow_mpi.kernels.native import Bind, NativeCall
 from edgeflow_mpi.spans import Span
 
 Tensor = torch.Tensor
@@ -64,13 +65,14 @@ class Fused:
     """Several steps as one computation: it makes step ``last`` from ``refs``.
 
     ``compute`` takes the tensors of ``refs`` and returns the result; ``into``, if there is
-    one, takes the tensor to fill first.
+    one, takes the tensor to fill first, and so does ``bind``, which only prepares the call.
     """
 
     compute: Callable[..., Tensor]
     refs: tuple[Ref, ...]
     last: int
     into: Callable[..., object] | None = None
+    bind: Bind | None = None
 
 
 Fuse: TypeAlias = Callable[
@@ -96,6 +98,7 @@ class _Bound:
     cuts: tuple[tuple[int, int, int, int], ...]
     into: Callable[..., object] | None = None
     overwrites: bool = False
+    bind: Bind | None = None
 
 
 def assemble(
@@ -159,7 +162,7 @@ def _assembled(
             refs, last = fused.refs, fused.last
             spans = [*operands, *[traced.steps[last]] * (len(refs) - len(operands))]
             cuts = _cuts(graph, layer, traced.steps, held, refs, spans)
-            bound = _Bound(fused.compute, refs, cuts, fused.into)
+            bound = _Bound(fused.compute, refs, cuts, fused.into, bind=fused.bind)
             fresh.add(last)
             count += 1
         else:
@@ -175,7 +178,7 @@ def _assembled(
     # A producer of summands arrives combined: the kernel then reads one whole tensor.
     name = "+".join(step.target.split(".")[1] for step in layer.steps) or layer.kind
     run, into = _joined(program, position), _joined_into(program, position)
-    return Kernel(rows, held, name, run, engine, into), count
+    return Kernel(rows, held, name, run, engine, into, _joined_bind(program)), count
 
 
 def _by_rows(layer: Layer) -> bool:
@@ -366,3 +369,19 @@ def _joined_into(
                 values.append(compute(*operands))
 
     return into
+
+
+def _joined_bind(program: Sequence[_Bound]) -> Bind | None:
+    """The call of machine code that is all there is to do; None where there is more."""
+    if len(program) != 1 or program[0].bind is None:
+        return None
+    (item,) = program
+    fill, places = program[0].bind, _places(item, {})
+
+    def bind(out: Tensor, *inputs: Tensor) -> NativeCall | None:
+        operands = [inputs[index] for _, index in places]
+        for operand, dim, start, length in item.cuts:
+            operands[operand] = operands[operand].narrow(dim, start, length)
+        return fill(out, *operands)
+
+    return bind

@@ -26,9 +26,11 @@ from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.kernels.buffers import memory_format
 from edgeflow_mpi.kernels.engine import Kernel
 from edgeflow_mpi.kernels.kept import kept_bytes
+from edgeflow_mpi.kernels.native import NativeCall
 from edgeflow_mpi.kernels.prepare import prepare
 from edgeflow_mpi.runtime.meter import Meter, Part
 from edgeflow_mpi.runtime.pace import Pace
+from edgeflow_mpi.runtime.program import Program, Steps, program
 from edgeflow_mpi.runtime.storage import Reader, Storage
 from edgeflow_mpi.runtime.transport import Transport
 from edgeflow_mpi.units.arena import lay_out
@@ -56,10 +58,33 @@ class _Task:
     sends: tuple[int, ...]
     settled: tuple[int, ...]
     opens: tuple[int, ...]
+    opens_in_order: tuple[int, ...]
     feeds: tuple[int, ...]
     reads: tuple[str, ...]
     needs_local: int
     needs_transfers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _State:
+    """What is so when the first units have run, and no others.
+
+    Attributes
+    ----------
+    missing_local : list of int
+        By unit: those computed here that it still waits for.
+    runnable : list of int
+        The units that wait for none.
+    here : frozenset of int
+        Receives that the first units took.
+    closed : mapping of int to int
+        Receives that are not posted -> units to wait for before they are.
+    """
+
+    missing_local: list[int]
+    runnable: list[int]
+    here: frozenset[int]
+    closed: Mapping[int, int]
 
 
 @dataclass
@@ -147,14 +172,14 @@ class Executor:
         self._reads = Counter(name for task in self._tasks for name in task.reads)
         self._unread: Counter[str] = Counter()
         self._needs_local = [task.needs_local for task in self._tasks]
-        self._needs_remote = [len(task.needs_transfers) for task in self._tasks]
-        self._roots = [i for i, count in enumerate(self._needs_local) if not count]
+        self._states: dict[int, _State] = {}
         self._missing_local: list[int] = []
-        self._missing_remote: list[int] = []
         self._here: set[int] = set()
         self._ready: list[int] = []
         self._awaiting: dict[int, None] = {}
-        self._left = 0
+        self._first = self._ran = 0
+        self._done = bytearray(len(self._tasks))
+        self._in_order = True
         self._trace: list[tuple[float, float]] = [(0.0, 0.0)] * len(self._tasks)
 
     def _prepare(self, units: Sequence[Unit], keep: bool) -> tuple[_Task, ...]:
@@ -175,32 +200,80 @@ class Executor:
                         self._unpacks.append(self._conversion(transfer))
         sends = {t: self._open_send(t) for unit in units for t in unit.forwards}
         self._gates = {
-            incoming[transfer]: (len(gate.units), tuple(sends[t] for t in gate.sends))
+            incoming[transfer]: (gate.units, tuple(sends[t] for t in gate.sends))
             for transfer, gate in self.arena.gates.items()
         }
         opens: dict[int, list[int]] = {}
         for transfer, gate in self.arena.gates.items():
             for index in gate.units:
                 opens.setdefault(index, []).append(incoming[transfer])
+        last: dict[int, list[int]] = {}
+        for transfer, gate in self.arena.gates.items():
+            last.setdefault(max(gate.units), []).append(incoming[transfer])
+        needs = [
+            tuple(sorted({incoming[t] for need in unit.requirements for t in need.transfers}))
+            for unit in units
+        ]
+        conversions = [
+            tuple(pack for t in unit.forwards if (pack := self._conversion(t))) for unit in units
+        ]
+        sent = [tuple(sends[transfer] for transfer in unit.forwards) for unit in units]
+        settled = [
+            tuple(sends[transfer] for transfer in self.arena.settled.get(i, ()))
+            for i in range(len(units))
+        ]
+        self._program = self._machine_code(
+            [
+                Steps(
+                    self._bound(unit, self._kernels[i]),
+                    not conversions[i],
+                    needs[i],
+                    any(self._watched(handle) for handle in needs[i]),
+                    settled[i],
+                    sent[i],
+                    tuple((self._gates[handle][1], (handle,)) for handle in last.get(i, ())),
+                )
+                for i, unit in enumerate(units)
+            ]
+        )
         tasks = []
         for i, unit in enumerate(units):
-            transfers = {incoming[t] for need in unit.requirements for t in need.transfers}
+            bound = self._program is not None and self._program.computes[i]
+            reads = (need.producer for need in unit.requirements)
             tasks.append(
                 _Task(
                     unit,
-                    tuple(self.storage.reader(n.producer, n.rows) for n in unit.requirements),
-                    self._compute(unit, self._kernels[i]),
-                    tuple(pack for t in unit.forwards if (pack := self._conversion(t))),
-                    tuple(sends[transfer] for transfer in unit.forwards),
-                    tuple(sends[transfer] for transfer in self.arena.settled.get(i, ())),
+                    ()
+                    if bound
+                    else tuple(self.storage.reader(n.producer, n.rows) for n in unit.requirements),
+                    self._compute(unit, i),
+                    conversions[i],
+                    sent[i],
+                    settled[i],
                     tuple(opens.get(i, ())),
+                    tuple(last.get(i, ())),
                     tuple(feeds[i]),
-                    () if keep else tuple(need.producer for need in unit.requirements),
+                    () if keep else tuple(name for name in reads if self.storage.loose(name)),
                     sum(len(local_sources(need, pieces)) for need in unit.requirements),
-                    tuple(sorted(transfers)),
+                    needs[i],
                 )
             )
         return tuple(tasks)
+
+    def _watched(self, handle: int) -> bool:
+        """Whether there is something to do for Python when a message arrives."""
+        return self._unpacks[handle] is not None or self._receives[handle] == self._dropped
+
+    def _machine_code(self, units: list[Steps]) -> Program | None:
+        return program(units, self._transport.native())
+
+    def _bound(self, unit: Unit, kernel: Kernel | None) -> NativeCall | None:
+        """The unit's kernel with all in place, if it is machine code."""
+        place = self.storage.place(unit)
+        if kernel is None or kernel.bind is None or place is None or self._pace is not None:
+            return None
+        inputs = [self.storage.fixed(need.producer, need.rows) for need in unit.requirements]
+        return None if any(tensor is None for tensor in inputs) else kernel.bind(place, *inputs)
 
     def _open_send(self, transfer: Transfer) -> int:
         self._sends.append(transfer)
@@ -213,9 +286,11 @@ class Executor:
             return None
         return prepare(self._graph, layer, unit.rows, weights, needs, unit.engine)
 
-    def _compute(self, unit: Unit, kernel: Kernel | None) -> Callable[..., object]:
+    def _compute(self, unit: Unit, i: int) -> Callable[..., object]:
         """What runs the unit and keeps its result, straight in its buffer if the kernel can."""
-        layer = self._graph.by_name[unit.layer]
+        layer, kernel = self._graph.by_name[unit.layer], self._kernels[i]
+        if self._program is not None and self._program.computes[i]:
+            return self._metered("kernel", partial(self._program.compute, i))
         write, place = self.storage.writer(unit), self.storage.place(unit)
         if layer.kind == "input":
             if place is not None:
@@ -265,7 +340,7 @@ class Executor:
     @property
     def finished(self) -> bool:
         """Whether every unit of the request has run (sends may still be under way)."""
-        return self._left == 0
+        return self._ran == len(self._tasks)
 
     @property
     def sends_complete(self) -> bool:
@@ -277,44 +352,113 @@ class Executor:
         self.storage.clear()
         self._request, self._outputs = request, {}
         self._unread = self._reads.copy()
-        self._missing_local, self._missing_remote = self._needs_local[:], self._needs_remote[:]
         self._here.clear()
-        self._awaiting = {}
-        self._ready = []
-        self._left = len(self._tasks)
+        self._first = self._ran = 0
+        self._done = bytearray(len(self._tasks))
+        self._in_order = True
         if self._meter is not None:
             self._meter.begin()
-        self._closed = {handle: units for handle, (units, _) in self._gates.items()}
         self._transport.start_receives(self._open_at_once)
-        for i in self._roots:
+
+    def step(self, *, one: bool = False) -> bool:
+        """Run the first ready unit in priority, if there is one.
+
+        Where all units before it have run, those behind it that need no Python may run as well,
+        unless it is to be ``one``.
+        """
+        if self._in_order:
+            if self._ran == len(self._tasks):
+                return False
+            if self._step_in_order(one=one):
+                return True
+        return self._step_out_of_order()
+
+    def _step_in_order(self, *, one: bool) -> bool:
+        """Run the first unit that has not run, unless its messages are not here."""
+        i, code = self._first, self._program
+        started_s = time.perf_counter()
+        if code is not None and code.asks[i]:
+            stop = code.run(i, i + 1 if one else len(self._tasks))
+            if stop == i:
+                self._leave_order()
+                return False
+        else:
+            lacking = [h for h in self._tasks[i].needs_transfers if h not in self._here]
+            if lacking:
+                self._note(self._transport.arrived(lacking))
+                if not self._here.issuperset(lacking):
+                    self._leave_order()
+                    return False
+            if code is not None and code.whole[i]:
+                stop = code.run(i, i + 1 if one else len(self._tasks), arrived=True)
+            else:
+                self._run(i)
+                for handle in self._tasks[i].opens_in_order:
+                    self._post(handle)
+                stop = i + 1
+        self._first = self._ran = stop
+        ended_s = time.perf_counter()
+        self._account(i, stop, started_s, ended_s, in_order=True)
+        return True
+
+    def _leave_order(self) -> None:
+        """The first unit that has not run must wait: others that are ready may come before."""
+        self._in_order = False
+        state = self._state(self._first)
+        self._missing_local, self._closed = state.missing_local[:], dict(state.closed)
+        self._here |= state.here
+        self._done[: self._first] = b"\1" * self._first
+        self._ready, self._awaiting = [], {}
+        for i in state.runnable:
             self._locally_ready(i)
 
+    def _state(self, first: int) -> _State:
+        """What is so when ``first`` units have run; worked out once."""
+        found = self._states.get(first)
+        if found is None:
+            missing = self._needs_local[:]
+            here: set[int] = set()
+            for task in self._tasks[:first]:
+                here.update(task.needs_transfers)
+                for reader in task.feeds:
+                    missing[reader] -= 1
+            runnable = [i for i in range(first, len(missing)) if not missing[i]]
+            closed = {
+                handle: sum(i >= first for i in units) for handle, (units, _) in self._gates.items()
+            }
+            closed = {handle: count for handle, count in closed.items() if count}
+            found = self._states[first] = _State(missing, runnable, frozenset(here), closed)
+        return found
+
     def _locally_ready(self, i: int) -> None:
-        if self._missing_remote[i] == 0:
-            heapq.heappush(self._ready, i)
+        lacking = [h for h in self._tasks[i].needs_transfers if h not in self._here]
+        if lacking:
+            self._awaiting.update(dict.fromkeys(lacking))
         else:
-            for handle in self._tasks[i].needs_transfers:
-                if handle not in self._here:
-                    self._awaiting[handle] = None
+            heapq.heappush(self._ready, i)
 
     def poll(self) -> bool:
         """Take note of what has arrived; whether anything has."""
-        if not self._awaiting:
+        if self._in_order or not self._awaiting:
             return False
         arrived = self._transport.arrived(list(self._awaiting))
+        self._note(arrived)
         for handle in arrived:
             del self._awaiting[handle]
-            self._here.add(handle)
+        for i in dict.fromkeys(i for handle in arrived for i in self._readers_of[handle]):
+            if not self._missing_local[i] and self._here.issuperset(self._tasks[i].needs_transfers):
+                heapq.heappush(self._ready, i)
+        return bool(arrived)
+
+    def _note(self, arrived: Sequence[int]) -> None:
+        """These messages are here."""
+        self._here.update(arrived)
+        for handle in arrived:
             if self._receives[handle] == self._dropped:
                 self._drop_row(self._receives[handle])
             unpack = self._unpacks[handle]
             if unpack is not None:
                 unpack()
-            for i in self._readers_of[handle]:
-                self._missing_remote[i] -= 1
-                if self._missing_remote[i] == 0 and self._missing_local[i] == 0:
-                    heapq.heappush(self._ready, i)
-        return bool(arrived)
 
     def _before(self, i: int) -> bool:
         """Whether a unit of higher priority than ``i`` waits for nothing but messages."""
@@ -325,8 +469,7 @@ class Executor:
         axis = self._graph.by_name[transfer.producer].out.axis
         (region.view if axis is None else region.view.narrow(axis, 0, 1)).zero_()
 
-    def step(self) -> bool:
-        """Run the first ready unit in priority, if there is one."""
+    def _step_out_of_order(self) -> bool:
         # Looking costs a system call where ranks share cores, so only for what could run first.
         if not self._ready or (self._awaiting and self._before(self._ready[0])):
             self.poll()
@@ -336,6 +479,29 @@ class Executor:
             return False
         started_s = time.perf_counter()
         i = heapq.heappop(self._ready)
+        task = self._tasks[i]
+        if self._program is not None and self._program.whole[i]:
+            self._program.alone(i)
+        else:
+            self._run(i)
+        for handle in task.opens:
+            self._open(handle)
+        for reader in task.feeds:
+            self._missing_local[reader] -= 1
+            if self._missing_local[reader] == 0:
+                self._locally_ready(reader)
+        self._ran += 1
+        self._done[i] = 1
+        while self._first < self._ran and self._done[self._first]:
+            self._first += 1
+        # Nothing behind the first that has not run has run.
+        self._in_order = self._first == self._ran
+        ended_s = time.perf_counter()
+        self._account(i, i + 1, started_s, ended_s, in_order=False)
+        return True
+
+    def _run(self, i: int) -> None:
+        """Run a unit, and send what it is to send."""
         task = self._tasks[i]
         if task.settled:
             self._transport.settle(task.settled)
@@ -352,32 +518,41 @@ class Executor:
             pack()
         if task.sends:
             self._transport.start_sends(task.sends)
-        for handle in task.opens:
-            self._open(handle)
         for name in task.reads:
             self._unread[name] -= 1
             if not self._unread[name]:
                 self.storage.drop(name)
-        for reader in task.feeds:
-            self._missing_local[reader] -= 1
-            if self._missing_local[reader] == 0:
-                self._locally_ready(reader)
-        self._left -= 1
-        ended_s = time.perf_counter()
-        self._trace[i] = (started_s, ended_s)
+
+    def _account(
+        self, first: int, stop: int, started_s: float, ended_s: float, *, in_order: bool
+    ) -> None:
+        """Units ``first`` to ``stop`` have run: where their time went."""
         self.clock.compute_s += ended_s - started_s
-        if self._meter is not None:
-            self._meter.close(i, last=self._left == 0)
-        return True
+        code = self._program
+        if code is None or not code.whole[first]:
+            self._trace[first] = (started_s, ended_s)
+        if self._meter is None:
+            return
+        for i in range(first, stop):
+            last = self._ran == len(self._tasks) and i == stop - 1
+            if code is not None and code.whole[i]:
+                code.account(i, self._meter, last=last, in_order=in_order)
+            else:
+                self._meter.close(i, last=last)
+        self._meter.resume()
 
     def _open(self, handle: int) -> None:
         """One unit less to wait for before a receive is posted."""
         self._closed[handle] -= 1
         if self._closed[handle] == 0:
-            sends = self._gates[handle][1]
-            if sends:
-                self._transport.settle(sends)
-            self._transport.start_receives((handle,))
+            self._post(handle)
+
+    def _post(self, handle: int) -> None:
+        """Post a receive whose memory is free."""
+        sends = self._gates[handle][1]
+        if sends:
+            self._transport.settle(sends)
+        self._transport.start_receives((handle,))
 
     def rest(self) -> None:
         """The rank does nothing for a while; paced units begin anew."""
@@ -390,7 +565,11 @@ class Executor:
 
     def trace(self) -> list[tuple[Unit, float, float]]:
         """Each unit with its start and end (``time.perf_counter``) in the last request."""
-        return [(t.unit, *times) for t, times in zip(self._tasks, self._trace, strict=True)]
+        code, times = self._program, self._trace
+        return [
+            (t.unit, *(times[i] if code is None or not code.whole[i] else code.times_s(i)))
+            for i, t in enumerate(self._tasks)
+        ]
 
     def waiting_for(self) -> str:
         """One clause: the first unit that waits for messages, or what others have not taken."""
@@ -401,9 +580,9 @@ class Executor:
         return self._waiting()[1]
 
     def _waiting(self) -> tuple[str, int | None]:
-        for i, task in enumerate(self._tasks):
-            if self._missing_local[i] == 0 and self._missing_remote[i] > 0:
-                lacking = [self._receives[h] for h in task.needs_transfers if h not in self._here]
+        for i, task in enumerate(self._tasks if not self._in_order else ()):
+            lacking = [self._receives[h] for h in task.needs_transfers if h not in self._here]
+            if not self._done[i] and self._missing_local[i] == 0 and lacking:
                 here, first = len(task.needs_transfers) - len(lacking), lacking[0]
                 clause = (
                     f"unit {task.unit.label} has {here} of {len(task.needs_transfers)} messages "

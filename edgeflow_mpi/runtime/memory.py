@@ -126,6 +126,9 @@ class MemoryTransport:
         keys = (key for key, _, _ in self._sends)
         return [handle for handle, key in enumerate(keys) if key in self._network.sending]
 
+    def native(self) -> None:
+        return None
+
     def close(self) -> None:
         self._receives.clear()
         self._sends.clear()

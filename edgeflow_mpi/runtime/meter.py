@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from edgeflow_mpi.runtime.transport import Region, Transport
+from edgeflow_mpi.runtime.transport import NativeRequests, Region, Transport
 from edgeflow_mpi.units.tables import Transfer
 
 Part = Literal["kernel", "copy", "requests", "waiting", "dispatch"]
@@ -85,9 +85,14 @@ class Meter:
             self._since_s = time.perf_counter()
         self._under_way += 1
 
-    def close(self, unit: int, *, last: bool) -> None:
-        """A unit is done: what has passed since the one before is its time."""
-        now_s, parts = time.perf_counter(), self._open
+    def spent(self, part: Part, seconds: float) -> None:
+        """Time of the next unit that was taken elsewhere."""
+        self._open[part] += seconds
+
+    def close(self, unit: int, *, last: bool, ended_s: float | None = None) -> None:
+        """A unit is done, now or since ``ended_s``: what has passed since the one before is its
+        time."""
+        now_s, parts = time.perf_counter() if ended_s is None else ended_s, self._open
         parts["dispatch"] = now_s - self._since_s - sum(parts.values())
         sums = self._sums[unit]
         for part in PARTS:
@@ -97,6 +102,10 @@ class Meter:
         if last:
             self._under_way -= 1
             self.requests += 1
+
+    def resume(self) -> None:
+        """What was spent since the last unit on taking all this down is nobody's."""
+        self._since_s = time.perf_counter()
 
     def units_ms(self) -> tuple[Mapping[Part, float], ...]:
         """Milliseconds by part of every unit, for one request."""
@@ -145,6 +154,9 @@ class _Metered:
 
     def untaken(self) -> list[int]:
         return self.transport.untaken()
+
+    def native(self) -> NativeRequests | None:
+        return self.transport.native()
 
     def close(self) -> None:
         self.transport.close()

@@ -118,5 +118,5 @@ class Pipeline:
 
 
 def _step(active: Sequence[Executor]) -> bool:
-    """One unit, of the oldest request that has a ready one."""
-    return any(executor.step() for executor in active)
+    """Units of the oldest request that has a ready one; if it is not the oldest, only one."""
+    return any(executor.step(one=place > 0) for place, executor in enumerate(active))

@@ -123,6 +123,18 @@ class Storage:
         start, length = rows.start - have.start, rows.rows
         return lambda: live[producer].narrow(axis, start, length)
 
+    def fixed(self, producer: str, rows: Span) -> Tensor | None:
+        """What :meth:`reader` gives, where that is the same memory in every request."""
+        layer = self._graph.by_name[producer]
+        if layer.combine:
+            pieces = self._summands.get(producer, {})
+            return next(iter(pieces.values())) if len(pieces) == 1 else None
+        return self._view(layer, rows) if producer in self._buffers else None
+
+    def loose(self, name: str) -> bool:
+        """Whether a tensor is whatever its kernel returned."""
+        return name not in self._buffers and name not in self._summands
+
     def _view(self, layer: Layer, rows: Span) -> Tensor:
         buffer = self._buffers[layer.name]
         if layer.out.axis is None:

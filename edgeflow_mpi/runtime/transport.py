@@ -8,7 +8,8 @@ region of a tensor, then started for every request. Two implementations:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -48,6 +49,29 @@ class Region:
         return self.blocks * self.block_bytes
 
 
+@dataclass(frozen=True)
+class NativeRequests:
+    """MPI's persistent requests as machine code calls them.
+
+    Attributes
+    ----------
+    start_all, test_all, wait_all : int
+        Addresses of ``MPI_Startall``, ``MPI_Testall`` and ``MPI_Waitall``.
+    handle_bytes, status_bytes : int
+        Sizes of a request's handle, and of a status.
+    receives, sends : callable
+        The requests' handles, of channels by theirs, one after the other in memory.
+    """
+
+    start_all: int
+    test_all: int
+    wait_all: int
+    handle_bytes: int
+    status_bytes: int
+    receives: Callable[[Sequence[int]], ctypes.Array[ctypes.c_char]]
+    sends: Callable[[Sequence[int]], ctypes.Array[ctypes.c_char]]
+
+
 class Transport(Protocol):
     """Channels of one rank. A handle is a small integer, counted per direction."""
 
@@ -74,6 +98,12 @@ class Transport(Protocol):
 
     def untaken(self) -> list[int]:
         """The started sends that have not completed, for explaining why nothing moves."""
+
+    def native(self) -> NativeRequests | None:
+        """How machine code may use the channels that are open now, if it may.
+
+        What it starts and completes is as if it were done here.
+        """
 
     def close(self) -> None:
         """Free the channels."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import time
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,13 @@ from edgeflow_mpi.errors import StallError
 from edgeflow_mpi.graph.types import Graph, Layer, TensorSpec
 from edgeflow_mpi.job.stall import Pulse, explain, tell_and_listen
 from edgeflow_mpi.kernels.buffers import empty
+from edgeflow_mpi.kernels.llvm.available import available
+from edgeflow_mpi.kernels.native import NativeCall
 from edgeflow_mpi.progress import NoProgress
 from edgeflow_mpi.run import main
 from edgeflow_mpi.runtime.distribute import distribute_weights
 from edgeflow_mpi.runtime.mpi import MpiTransport
+from edgeflow_mpi.runtime.program import Steps, program
 from edgeflow_mpi.runtime.shared_weights import share_weights
 from edgeflow_mpi.runtime.transport import Region
 from edgeflow_mpi.spans import Span
@@ -63,6 +68,61 @@ def test_rows_of_a_batch_travel_in_place(comm: MPI.Intracomm, rows: Span) -> Non
         sent = mine + 1000.0 * (before - comm.rank)
         expected[:, :, rows.start : rows.stop] = sent[:, :, rows.start : rows.stop]
         assert torch.equal(theirs, expected)
+    transport.close()
+
+
+@pytest.mark.skipif(not available(), reason="llvmlite is not installed")
+def test_messages_go_round_without_python(comm: MPI.Intracomm) -> None:
+    """Around the ring, three times: send, receive into other memory, receive the next there too."""
+    after, before = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
+    mine, theirs = empty(MAPS, ROWS), empty(MAPS, ROWS)
+    transport, all_rows = MpiTransport(comm), Span(0, ROWS)
+    sends = [
+        transport.open_send(
+            Transfer("a", "b", comm.rank, after, all_rows, tag=tag), Region.of(mine, MAPS, 0, ROWS)
+        )
+        for tag in (1, 2)
+    ]
+    receives = [
+        transport.open_receive(
+            Transfer("a", "b", before, comm.rank, all_rows, tag=tag),
+            Region.of(theirs, MAPS, 0, ROWS),
+        )
+        for tag in (1, 2)
+    ]
+    nothing = ctypes.cast(ctypes.CDLL(None).getpid, ctypes.c_void_p).value
+    assert nothing is not None
+    call = NativeCall(nothing, array("q", [0]))
+    made = program(
+        [
+            Steps(call, True, (), False, (), (sends[0],), ()),
+            Steps(call, True, (receives[0],), False, (sends[0],), (), (((), (receives[1],)),)),
+            Steps(call, True, (), False, (), (sends[1],), ()),
+            Steps(call, True, (receives[1],), True, (), (), ()),
+        ],
+        transport.native(),
+    )
+    assert made is not None
+    assert made.whole == [True] * 4
+    assert made.asks == [True, True, True, False]
+    for turn in range(3):
+        mine.fill_(comm.rank + 10.0 * turn)
+        transport.start_receives([receives[0]])
+        done = [0]
+
+        def goes_on(to: int, done: list[int] = done) -> bool:
+            done[0] = made.run(done[0], 4)
+            return done[0] >= to
+
+        wait_until(lambda: goes_on(3))
+        assert done == [3]  # somebody must look at what arrives
+        wait_until(lambda: transport.arrived([receives[1]]) == [receives[1]])
+        assert made.run(3, 4, arrived=True) == 4
+        wait_until(transport.sends_complete)
+        assert torch.equal(theirs, torch.full_like(theirs, before + 10.0 * turn))
+        times = [made.times_s(unit) for unit in range(4)]
+        assert sorted(times) == times
+        comm.Barrier()
     transport.close()
 
 

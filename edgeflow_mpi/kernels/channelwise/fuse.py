@@ -80,7 +80,7 @@ def fused_windows(
     if run is None:
         return None
     made = Windows(variant, run, sliding, operands, torch.get_num_threads())
-    return Fused(made.run, call.step.refs, last, made.into)
+    return Fused(made.run, call.step.refs, last, made.into, made.bind)
 
 
 def _is_depthwise(call: Call) -> bool:

@@ -18,6 +18,7 @@ from edgeflow_mpi.kernels.channelwise.code import LARGEST, Variant
 from edgeflow_mpi.kernels.channelwise.windows import Operands, Sliding, Windows, code
 from edgeflow_mpi.kernels.engine import Kernel
 from edgeflow_mpi.kernels.llvm.machine import native
+from edgeflow_mpi.kernels.native import NativeCall
 from edgeflow_mpi.kernels.steps import Fused
 from edgeflow_mpi.spans import Span
 
@@ -45,7 +46,7 @@ def summand(graph: Graph, layer: Layer, rows: Span, needs: Needs, engine: str) -
     made = _sums(images, channels, rows.rows, width, 1.0)
     if made is None:
         return None
-    return Kernel(rows, held, "sum", made.run, engine, made.into)
+    return Kernel(rows, held, "sum", made.run, engine, made.into, made.bind)
 
 
 def fused_factor(
@@ -80,7 +81,12 @@ def fused_factor(
         else:
             out.copy_(compute(tensor))
 
-    return Fused(compute, call.step.refs, j + 1, into)
+    def bind(out: Tensor, tensor: Tensor) -> NativeCall | None:
+        if not out.is_contiguous():
+            return None
+        return made.bind(out.view(images, channels, 1, 1), tensor)
+
+    return Fused(compute, call.step.refs, j + 1, into, bind)
 
 
 def _sums(images: int, channels: int, height: int, width: int, factor: float) -> Windows | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -20,7 +20,8 @@ from edgeflow_mpi.kernels.llvm.memory import (
     inner_strides,
     pixel_step,
 )
-from edgeflow_mpi.kernels.llvm.objects import loaded
+from edgeflow_mpi.kernels.llvm.objects import Entry, loaded
+from edgeflow_mpi.kernels.native import NativeCall
 
 Tensor = torch.Tensor
 
@@ -76,13 +77,13 @@ class Operands:
 
 
 @cache
-def code(machine: Machine, variant: Variant) -> Callable[[int], None] | None:
+def code(machine: Machine, variant: Variant) -> Entry | None:
     """The code, of the address of a frame; None if LLVM fails."""
     try:
         (entry,) = loaded(machine, str(variant), lambda: emit_slide(machine, variant), [ENTRY])
     except RuntimeError:
         return None
-    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(entry)
+    return Entry(entry)
 
 
 @cache
@@ -99,7 +100,7 @@ class Windows:
     """
 
     def __init__(
-        self, variant: Variant, run: Callable[[int], None], sliding: Sliding, operands: Operands,
+        self, variant: Variant, run: Entry, sliding: Sliding, operands: Operands,
         threads: int = 1,
     ) -> None:  # fmt: skip
         self.sliding = sliding
@@ -147,11 +148,23 @@ class Windows:
         if not pixel:
             tensor = dense(tensor)
             pixel = pixel_step(tensor)
-        frame = self._frame
-        frame[0] = tensor.data_ptr()
-        frame[1] = tensor.stride(0)
-        frame[2] = out.data_ptr()
-        frame[3] = out.stride(0)
-        frame[4] = pixel
-        frame[5] = out_pixel
-        self._code(self._address)
+        _fill(self._frame, out, out_pixel, tensor, pixel)
+        self._code.run(self._address)
+
+    def bind(self, out: Tensor, tensor: Tensor) -> NativeCall | None:
+        """The call that does what :meth:`into` would."""
+        pixel, out_pixel = pixel_step(tensor), pixel_step(out)
+        if not (pixel and out_pixel):
+            return None
+        frame = self._frame[:]
+        _fill(frame, out, out_pixel, tensor, pixel)
+        return NativeCall(self._code.address, frame, keeps=self)
+
+
+def _fill(frame: array[int], out: Tensor, out_pixel: int, tensor: Tensor, pixel: int) -> None:
+    frame[0] = tensor.data_ptr()
+    frame[1] = tensor.stride(0)
+    frame[2] = out.data_ptr()
+    frame[3] = out.stride(0)
+    frame[4] = pixel
+    frame[5] = out_pixel

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 from array import array
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -26,7 +24,8 @@ from edgeflow_mpi.kernels.llvm.memory import (
     pixel_step,
     scratch,
 )
-from edgeflow_mpi.kernels.llvm.objects import loaded
+from edgeflow_mpi.kernels.llvm.objects import Entry, loaded
+from edgeflow_mpi.kernels.native import NativeCall, held_alike
 
 Tensor = torch.Tensor
 
@@ -114,13 +113,13 @@ def layout(machine: Machine, shape: Shape, *, copied: bool) -> Layout:
 
 
 @cache
-def code(machine: Machine) -> Callable[[int], None] | None:
+def code(machine: Machine) -> Entry | None:
     """The code, of the address of a frame; None if LLVM fails."""
     try:
         (entry,) = loaded(machine, "direct", lambda: emit_convolution(machine), [ENTRY])
     except RuntimeError:
         return None
-    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(entry)
+    return Entry(entry)
 
 
 class Convolution:
@@ -132,7 +131,7 @@ class Convolution:
     """
 
     def __init__(
-        self, machine: Machine, run: Callable[[int], None], weights: Filters, shape: Shape,
+        self, machine: Machine, run: Entry, weights: Filters, shape: Shape,
         low: float = -math.inf, high: float = math.inf, threads: int = 1,
     ) -> None:  # fmt: skip
         self.shape = shape
@@ -189,24 +188,43 @@ class Convolution:
             return
         if tensor.stride()[1:] != self._inner:
             tensor = dense(tensor)
-        frame = self._frame
-        frame[0] = tensor.data_ptr()
-        frame[1] = tensor.stride(0)
-        frame[2] = out.data_ptr()
-        frame[3] = out.stride(0)
-        frame[4] = 0
+        other_pixel = 0
         if other is not None:
             other_pixel = inner[2] if other.stride()[1:] == inner else pixel_step(other)
             if not other_pixel:
                 other = dense(other)
                 other_pixel = pixel_step(other)
-            frame[4] = other.data_ptr()
-            frame[5] = other.stride(0)
-            frame[7] = other_pixel
-        frame[6] = out_pixel
+        _fill(self._frame, out, out_pixel, tensor, other, other_pixel)
         if self._scratch:
-            frame[_COPIED] = scratch(self._scratch)
-        self._code(self._address)
+            self._frame[_COPIED] = scratch(self._scratch)
+        self._code.run(self._address)
+
+    def bind(self, out: Tensor, tensor: Tensor, other: Tensor | None = None) -> NativeCall | None:
+        """The call that does what :meth:`into` would."""
+        out_pixel = pixel_step(out)
+        other_pixel = pixel_step(other) if other is not None else 1
+        if not (out_pixel and other_pixel and held_alike(tensor, self._inner)):
+            return None
+        frame = self._frame[:]
+        _fill(frame, out, out_pixel, tensor, other, other_pixel)
+        places = {_COPIED: 0} if self._scratch else {}
+        return NativeCall(self._code.address, frame, places, self._scratch, self)
+
+
+def _fill(
+    frame: array[int], out: Tensor, out_pixel: int, tensor: Tensor, other: Tensor | None,
+    other_pixel: int,
+) -> None:  # fmt: skip
+    frame[0] = tensor.data_ptr()
+    frame[1] = tensor.stride(0)
+    frame[2] = out.data_ptr()
+    frame[3] = out.stride(0)
+    frame[4] = 0
+    frame[6] = out_pixel
+    if other is not None:
+        frame[4] = other.data_ptr()
+        frame[5] = other.stride(0)
+        frame[7] = other_pixel
 
 
 _COPIED = FIELDS.index("copied")

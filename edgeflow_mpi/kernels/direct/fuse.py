@@ -60,7 +60,7 @@ def fused_convolution(
     behind = epilogue(steps, calls, j)
     threads = torch.get_num_threads()
     made = Convolution(machine, run, packed, shape, behind.low, behind.high, threads)
-    return Fused(made.run, behind.refs(call.step.refs), behind.last, made.into)
+    return Fused(made.run, behind.refs(call.step.refs), behind.last, made.into, made.bind)
 
 
 def convolved(call: Call, rows: Span) -> Shape | None:

@@ -16,6 +16,7 @@ from edgeflow_mpi.kernels.direct.convolution import Convolution, Shape, code
 from edgeflow_mpi.kernels.direct.filters import filters
 from edgeflow_mpi.kernels.epilogue import epilogue
 from edgeflow_mpi.kernels.llvm.machine import native
+from edgeflow_mpi.kernels.native import NativeCall
 from edgeflow_mpi.kernels.steps import Fused
 from edgeflow_mpi.spans import Span
 
@@ -67,7 +68,12 @@ def fused_linear(
         made.into(_column(result), _column(vectors))
         return result
 
-    return Fused(compute, call.step.refs, last, into)
+    def bind(result: Tensor, vectors: Tensor) -> NativeCall | None:
+        if not (result.is_contiguous() and vectors.is_contiguous()):
+            return None
+        return made.bind(_column(result), _column(vectors))
+
+    return Fused(compute, call.step.refs, last, into, bind)
 
 
 def _column(vectors: Tensor) -> Tensor:

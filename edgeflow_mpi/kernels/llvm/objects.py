@@ -7,6 +7,7 @@ everything that it is made from; what does not load is made again.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import count
@@ -23,6 +24,17 @@ _alive: list[object] = []
 """Code is unloaded when its tracker goes: these never go."""
 _numbers = count()
 """No name may be used twice, not even one that did not load."""
+
+
+class Entry:
+    """A function of the address of a frame, by its own ``address``.
+
+    ``run`` calls it.
+    """
+
+    def __init__(self, address: int) -> None:
+        self.address = address
+        self.run: Callable[[int], None] = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
 
 
 @cache

@@ -81,7 +81,7 @@ def fused_product(
     behind = epilogue(steps, calls, j)
     threads = torch.get_num_threads()
     made = Product(machine, run, packed, pixels, behind.low, behind.high, threads)
-    return Fused(made.run, behind.refs(call.step.refs), behind.last, made.into)
+    return Fused(made.run, behind.refs(call.step.refs), behind.last, made.into, made.bind)
 
 
 def _is_pointwise(call: Call) -> bool:

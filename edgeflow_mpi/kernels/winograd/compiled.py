@@ -24,11 +24,14 @@ class Code:
     ----------
     run : callable
         Of the address of a frame (see :data:`edgeflow_mpi.kernels.winograd.code.FIELDS`).
+    address : int
+        That function's.
     gemms_address : int
         The frame's table of gemm functions.
     """
 
     run: Callable[[int], None]
+    address: int
     gemms_address: int
 
 
@@ -43,7 +46,7 @@ def code(machine: Machine, variant: Variant) -> Code | None:
     except RuntimeError:
         return None
     function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(entry)
-    return Code(function, gemms.buffer_info()[0])
+    return Code(function, entry, gemms.buffer_info()[0])
 
 
 @cache

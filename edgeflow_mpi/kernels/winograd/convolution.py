@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from dataclasses import dataclass
 
 import torch
@@ -21,6 +22,7 @@ from edgeflow_mpi.kernels.llvm.memory import (
     zeros,
 )
 from edgeflow_mpi.kernels.llvm.packed import PackedWeights
+from edgeflow_mpi.kernels.native import NativeCall, held_alike
 from edgeflow_mpi.kernels.winograd.blocking import blocking
 from edgeflow_mpi.kernels.winograd.code import FIELDS, Variant
 from edgeflow_mpi.kernels.winograd.compiled import Code
@@ -91,6 +93,11 @@ class Convolution:
             points_thread * (1 if cut.block == tiles else threads),
             threads * products_thread,
         )
+        starts = (0, self._sizes[0], self._sizes[0] + self._sizes[1])
+        self._offsets = {
+            FIELDS.index(name): start * FLOAT_BYTES
+            for name, start in zip(("strips", "points", "products"), starts, strict=True)
+        }
         self._zeros = zeros(shape.width * shape.channels)
         self._weights, self._code = weights, code
         values = {
@@ -130,32 +137,45 @@ class Convolution:
             return
         if tensor.stride()[1:] != self.inner:
             tensor = dense(tensor)
-        frame = self._frame
-        frame[_INPUT] = tensor.data_ptr()
-        frame[_INPUT + 1] = tensor.stride(0)
-        frame[_INPUT + 2] = out.data_ptr()
-        frame[_INPUT + 3] = out.stride(0)
+        other_pixel = 0
         if other is not None:
             other_pixel = inner[2] if other.stride()[1:] == inner else pixel_step(other)
             if not other_pixel:
                 other = dense(other)
                 other_pixel = pixel_step(other)
-            frame[_INPUT + 4] = other.data_ptr()
-            frame[_INPUT + 5] = other.stride(0)
-            frame[_INPUT + 7] = other_pixel
-        else:
-            frame[_INPUT + 4] = 0
-        frame[_INPUT + 6] = out_pixel
+        _fill(self._frame, out, out_pixel, tensor, other, other_pixel)
         place = scratch(sum(self._sizes))
         if place != self._placed:
-            self._place(place)
+            self._placed = place
+            for index, offset in self._offsets.items():
+                self._frame[index] = place + offset
         self._code.run(self._address)
 
-    def _place(self, address: int) -> None:
-        self._placed = address
-        for name, size in zip(("strips", "points", "products"), self._sizes, strict=True):
-            self._frame[FIELDS.index(name)] = address
-            address += size * FLOAT_BYTES
+    def bind(self, out: Tensor, tensor: Tensor, other: Tensor | None = None) -> NativeCall | None:
+        """The call that does what :meth:`into` would."""
+        out_pixel = pixel_step(out)
+        other_pixel = pixel_step(other) if other is not None else 1
+        if not (out_pixel and other_pixel and held_alike(tensor, self.inner)):
+            return None
+        frame = self._frame[:]
+        _fill(frame, out, out_pixel, tensor, other, other_pixel)
+        return NativeCall(self._code.address, frame, self._offsets, sum(self._sizes), self)
+
+
+def _fill(
+    frame: array[int], out: Tensor, out_pixel: int, tensor: Tensor, other: Tensor | None,
+    other_pixel: int,
+) -> None:  # fmt: skip
+    frame[_INPUT] = tensor.data_ptr()
+    frame[_INPUT + 1] = tensor.stride(0)
+    frame[_INPUT + 2] = out.data_ptr()
+    frame[_INPUT + 3] = out.stride(0)
+    frame[_INPUT + 4] = 0
+    frame[_INPUT + 6] = out_pixel
+    if other is not None:
+        frame[_INPUT + 4] = other.data_ptr()
+        frame[_INPUT + 5] = other.stride(0)
+        frame[_INPUT + 7] = other_pixel
 
 
 _INPUT = FIELDS.index("input")

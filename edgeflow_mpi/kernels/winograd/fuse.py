@@ -55,7 +55,7 @@ def fused_convolution(
     packed = packed_weights(weight, bias, variant.filter(), str(variant), machine.panel)
     threads = torch.get_num_threads()
     made = Convolution(machine, variant, compiled, packed, shape, behind.low, behind.high, threads)
-    return Fused(made.run, behind.refs(call.step.refs), behind.last, made.into)
+    return Fused(made.run, behind.refs(call.step.refs), behind.last, made.into, made.bind)
 
 
 def convolved(call: Call, rows: Span) -> Shape | None:
