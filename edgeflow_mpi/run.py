@@ -72,7 +72,10 @@ def main(
     if options is None:
         configure_mpi_environment()
     else:
-        configure_mpi_environment(progress_thread=options.progress_thread, wait=options.wait)
+        progress_thread = options.progress_thread
+        if progress_thread == "auto" and options.emulate is not None:
+            progress_thread = "off"  # such a rank sleeps on its connections and moves what comes
+        configure_mpi_environment(progress_thread=progress_thread, wait=options.wait)
     use_large_pages()
     # Before torch is imported: its thread pool is made for the cores it sees then.
     threads = None if options is None else options.threads

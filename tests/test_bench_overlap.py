@@ -173,7 +173,7 @@ def test_a_blocking_transport_waits_until_messages_are_taken_and_carried() -> No
 
 
 def plan(name: str, ms: float) -> Plan:
-    share = Share(10.0, 8.0, 1.0, 0.25)
+    share = Share(0.01, 0.008, 0.001, 0.00025)
     blocking = (ms + 9, ms + 10, ms + 20)
     return Plan(name, (ms, ms, ms + 1), blocking, 90.0, 95.0, 120.0, share, share, 7, 900, 0.01)
 

@@ -11,7 +11,7 @@ import pytest
 from bench.policies import __main__ as command
 from bench.policies import measuring
 from bench.policies.claims import claims, slower
-from bench.policies.grid import FEW, KINDS, MODELS, PARTITIONERS, clusters, places
+from bench.policies.grid import FEW, KINDS, MODELS, PARTITIONERS, clusters, places, slowdown
 from bench.policies.grouping import free_memory_bytes, groups
 from bench.policies.page import page
 from bench.policies.results import Cell, Device, Outcome, Results, load_results
@@ -52,6 +52,21 @@ def test_clusters_are_files_of_the_planner() -> None:
         spec = parse_cluster(cluster.text(), cluster.name)
         assert tuple(device.flops / 1e9 for device in spec.devices) == cluster.gflops
         assert {link.bandwidth_bytes_s for link in spec.links.values()} == {25e6 / 8}
+
+
+def test_a_slower_testbed_is_so_in_everything_and_its_results_are_the_clusters() -> None:
+    (cluster,) = (c for c in clusters([93.7]) if c.kind == "equal-8")
+    own, slow = (parse_cluster(cluster.text(times), cluster.name) for times in (1, 4))
+    assert [d.flops * 4 for d in slow.devices] == [d.flops for d in own.devices]
+    assert [d.overhead_s / 4 for d in slow.devices] == [d.overhead_s for d in own.devices]
+    for pair, link in slow.links.items():
+        assert link.seconds(1000) == pytest.approx(4 * own.links[pair].seconds(1000))
+    slowdowns = [slowdown(places([model], [cluster])[0]) for model in MODELS]
+    assert slowdowns == sorted(slowdowns, reverse=True) and slowdowns[-1] == 1 < slowdowns[0]
+    found = outcome("joint", 400.0, 440.0).quicker(4)
+    assert (found.median_ms, found.predicted_ms) == (100.0, 110.0)
+    assert (found.devices[0].compute_ms, found.devices[0].gflops) == (50.0, 20.0)
+    assert found.excess == outcome("joint", 400.0, 440.0).excess
 
 
 @pytest.mark.parametrize(

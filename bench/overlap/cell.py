@@ -190,8 +190,8 @@ def _plan_of(context: Context, task: Task, entry: _Entry) -> Plan:
         hidden_ms=1e3 * replay_s(entry.tables, busy_s, lambda _: _NOTHING),
         linked_ms=1e3 * replay_s(entry.tables, busy_s, entry.wire),
         linked_blocking_ms=1e3 * replay_s(entry.tables, busy_s, entry.wire, "blocking"),
-        total=_in_ms([one.total for one in entry.accounts]),
-        inner=_in_ms([one.inner for one in entry.accounts]),
+        total=_median([one.total for one in entry.accounts]),
+        inner=_median([one.inner for one in entry.accounts]),
         messages=len(sent),
         bytes_sent=sum(transfer_bytes(graph.by_name[t.producer], t.rows) for t in sent),
         late=0.0 if late is None else late.late,
@@ -202,10 +202,10 @@ def _ms(seconds: Sequence[float]) -> tuple[float, ...]:
     return tuple(1e3 * value for value in seconds)
 
 
-def _in_ms(shares: Sequence[Share]) -> Share:
-    """Medians over requests, in milliseconds."""
+def _median(shares: Sequence[Share]) -> Share:
+    """Medians over requests."""
     names = ("transfer_s", "computed_s", "exposed_s", "late_s")
-    return Share(*(1e3 * statistics.median(getattr(s, name) for s in shares) for name in names))
+    return Share(*(statistics.median(getattr(s, name) for s in shares) for name in names))
 
 
 def in_one_piece(tables: UnitTables) -> UnitTables:

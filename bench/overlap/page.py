@@ -63,7 +63,7 @@ def line_of(case: Case, plan: Plan) -> str:
     thread = "with" if case.progress_thread else "without"
     return (
         f"{case.model}, {case.setting}, {plan.name}, {thread} the progress thread: "
-        f"{100 * inner.hidden:.0f} % of {inner.transfer_s:.1f} ms hidden; latency "
+        f"{100 * inner.hidden:.0f} % of {1e3 * inner.transfer_s:.1f} ms hidden; latency "
         f"{plan.hidden_ms:.1f} ms with all hidden, {plan.measured_ms:.1f} measured, "
         f"{plan.without_ms:.1f} blocking"
     )
@@ -158,7 +158,8 @@ def _table(cases: Sequence[Case]) -> list[str]:
 def _row(plan: Plan) -> tuple[str, ...]:
     inner = plan.inner
     return (
-        plan.name, f"{inner.transfer_s:.1f}", f"{inner.exposed_s:.1f}", f"{inner.late_s:.1f}",
+        plan.name, f"{1e3 * inner.transfer_s:.1f}", f"{1e3 * inner.exposed_s:.1f}",
+        f"{1e3 * inner.late_s:.1f}",
         f"{100 * inner.hidden:.0f} %", f"{100 * inner.computed:.0f} %",
         f"{plan.hidden_ms:.1f}", f"{plan.linked_ms:.1f}",
         f"{plan.measured_ms:.1f}", f"{plan.without_ms:.1f}",

@@ -16,7 +16,7 @@ from edgeflow_mpi.report.files import write_file
 
 @dataclass(frozen=True)
 class Plan:
-    """One plan's requests, with overlap and without; all times are in milliseconds.
+    """One plan's requests, with overlap and without.
 
     Attributes
     ----------
@@ -24,7 +24,7 @@ class Plan:
     hidden_ms : in a model of time where messages take none, with the times that units took.
     linked_ms, linked_blocking_ms : in that model with messages that take what their links say,
         which move while units run, and which are waited for.
-    total, inner : see :class:`bench.overlap.account.Account`; medians, in milliseconds.
+    total, inner : see :class:`bench.overlap.account.Account`; medians.
     messages, bytes_sent : of one request.
     late : by what share of their time paced units ended late.
     """

@@ -22,7 +22,9 @@ FEW = ("joint", "equal", "lp", "single")
 BANDWIDTH_MBPS = 93.7
 OTHER_BANDWIDTHS_MBPS = (1000.0, 25.0)
 LATENCY_MS = 0.2
+OVERHEAD_US = 50
 _FULL = 5.0
+_ENOUGH_S = 0.03
 
 
 @dataclass(frozen=True)
@@ -45,18 +47,17 @@ class Cluster:
     def equal(self) -> bool:
         return len(set(self.gflops)) == 1
 
-    def text(self) -> str:
-        """Its cluster file."""
+    def text(self, slowdown: int = 1) -> str:
+        """Its cluster file, with everything ``slowdown`` times slower than it is."""
         lines = ["# Made by bench.policies, for launch/testbed.", "devices:"]
         lines += [
-            f"  - {{name: d{rank}, gflops: {speed:g}, overhead_us: 50}}"
+            f"  - {{name: d{rank}, gflops: {speed / slowdown:.10g},"
+            f" overhead_us: {OVERHEAD_US * slowdown}}}"
             for rank, speed in enumerate(self.gflops)
         ]
-        lines += [
-            "links:",
-            f"  default: {{bandwidth_mbps: {self.bandwidth_mbps:g}, latency_ms: {LATENCY_MS:g}}}",
-            "network: switched",
-        ]
+        rate = f"bandwidth_mbps: {self.bandwidth_mbps / slowdown:.10g}"
+        latency = f"latency_ms: {LATENCY_MS * slowdown:g}"
+        lines += ["links:", f"  default: {{{rate}, {latency}}}", "network: switched"]
         return "\n".join(lines) + "\n"
 
 
@@ -81,6 +82,20 @@ class Place:
     @property
     def key(self) -> str:
         return f"{self.model} on {self.cluster.name}"
+
+
+def slowdown(place: Place) -> int:
+    """How many times slower than the cluster its testbed is, a power of two.
+
+    The work of a rank between two messages, and of the machine for each message, is as it is.
+    Where devices and links are so many times slower, it is so many times less beside theirs.
+    The more devices share the machine, and the shorter a request, the more of that it takes.
+    """
+    work_s = 2 * GMACS.get(place.model, 4.0) / sum(place.cluster.gflops)
+    slower = 1
+    while slower * work_s < _ENOUGH_S * place.cluster.devices:
+        slower *= 2
+    return slower
 
 
 def clusters(bandwidths_mbps: Iterable[float] | None = None) -> tuple[Cluster, ...]:
@@ -112,10 +127,10 @@ def weight(place: Place) -> float:
     work_s = 2 * GMACS.get(place.model, 4.0) / sum(cluster.gflops)
     alone_s = 2 * GMACS.get(place.model, 4.0) / max(cluster.gflops)
     plans = len(place.partitioners)
-    moved_s = 8.0 / cluster.bandwidth_mbps
+    moved_s = 4.0 / cluster.bandwidth_mbps
     return (
         15
         + 1.5 * cluster.devices
-        + plans * (10 * (work_s + moved_s) + 0.3 * cluster.devices)
-        + 3 * alone_s
+        + plans * (7 * slowdown(place) * (work_s + moved_s) + 0.3 * cluster.devices)
+        + 4 * slowdown(place) * alone_s
     )

@@ -16,7 +16,7 @@ from typing import Any
 
 from bench.latency import machine
 from bench.mpirun import ROOT
-from bench.policies.grid import Place
+from bench.policies.grid import Place, slowdown
 from bench.policies.results import Cell, outcome_from
 from edgeflow_mpi.errors import ClusterError
 from edgeflow_mpi.progress import Progress
@@ -30,7 +30,7 @@ _TESTBED = ROOT / "launch" / "testbed"
 class Effort:
     """How long to plan and how often to ask; ``options`` are more of the job's."""
 
-    repeat: int = 9
+    repeat: int = 6
     warmup: int = 1
     plan_seconds: float = 10.0
     options: tuple[str, ...] = ()
@@ -47,10 +47,11 @@ def measure_place(place: Place, effort: Effort, progress: Progress) -> Cell:
     """
     began_s, started = time.monotonic(), datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     facts: dict[str, Any] = {"started": started, **machine()}
+    times = slowdown(place)
     with tempfile.TemporaryDirectory(prefix="edgeflow-policies-") as name:
         folder = Path(name)
         file = folder / f"{place.cluster.name}.yaml"
-        file.write_text(place.cluster.text())
+        file.write_text(place.cluster.text(times))
         _follow(effort, ["up", str(file), "--ignore-latency"], place.key, progress)
         result = folder / "result.json"
         _follow(effort, _job(place, effort, result), place.key, progress)
@@ -63,11 +64,14 @@ def measure_place(place: Place, effort: Effort, progress: Progress) -> Cell:
     cluster = place.cluster
     return Cell(
         place.model, cluster.name, cluster.kind, cluster.bandwidth_mbps, cluster.gflops,
-        None if measured is None else (measured.latency_ms, measured.bandwidth_mbps),
-        tuple(map(outcome_from, found["outcomes"])),
+        None
+        if measured is None
+        else (measured.latency_ms / times, measured.bandwidth_mbps * times),
+        tuple(outcome_from(one).quicker(times) for one in found["outcomes"]),
         found["refused"],
         facts | {"versions": found["versions"], "plan_seconds": effort.plan_seconds},
         time.monotonic() - began_s,
+        times,
     )  # fmt: skip
 
 

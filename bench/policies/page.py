@@ -37,19 +37,19 @@ def page(results: Results, command: str, plots: Sequence[str]) -> str:
 
 def _intro(cells: Sequence[Cell], command: str) -> Iterator[str]:
     first = cells[0].facts
-    links = [cell.link for cell in cells if cell.link is not None]
-    natural = f"{min(link[0] for link in links):.2f} ms or more" if links else "not measured"
     grid = len(places(MODELS, clusters()))
     text = (
         f"Made by `{command}`: {len(cells)} of the {grid} cells of the whole grid. All "
         "devices and links are **emulated**: ranks of one machine "
         f"({first['processor']}, {first['cores']} cores) in network namespaces, with links limited "
-        "to the rates in the table, and ranks slowed down to the speeds there. Links have no "
-        f"latency added: {natural} was measured, {LATENCY_MS:g} ms is what the planner was told, "
-        "which also stands for what ranks take to notice a message. Units take what kernels take "
-        "on this machine, times one factor for each device. They compute in the first request; "
-        "timed requests repeat it. Times are medians in milliseconds, of requests of all plans in "
-        "turn in one job. [bench/README.md](../bench/README.md) says more."
+        "to the rates in the table, and ranks slowed down to the speeds there. A message takes "
+        f"{LATENCY_MS:g} ms beside what its bytes take, until its rank takes note of it. Units "
+        "take what kernels take on this machine, times one factor for each device. They compute "
+        "in the first request; timed requests repeat it. In the column *slowdown* is how many "
+        "times slower than the cluster the testbed was, so that what the machine itself takes "
+        "counts less; all times and rates are the cluster's. Times are medians in milliseconds, "
+        "of requests of all plans in turn in one job. [bench/README.md](../bench/README.md) says "
+        "more."
     )
     yield from textwrap.wrap(text, _WIDTH)
 
@@ -85,14 +85,15 @@ def _time(cell: Cell, outcome: Outcome | None) -> str:
 def _predictions(cells: Sequence[Cell]) -> list[str]:
     rows = [
         (
-            *_where(cell), o.partitioner, f"{o.predicted_ms:.1f}", f"{o.median_ms:.1f}",
+            *_where(cell), o.partitioner, str(cell.slowdown), f"{o.predicted_ms:.1f}",
+            f"{o.median_ms:.1f}",
             f"{o.excess:+.1%}", f"{o.spread:.1%}", f"{o.on_time:.0%}", f"{o.late:.1%}",
         )
         for cell, o in measured(cells)
     ]  # fmt: skip
     head = (
-        "model", "devices", "Mbit/s", "partitioner", "predicted", "measured", "off by", "spread",
-        "units on time", "late",
+        "model", "devices", "Mbit/s", "partitioner", "slowdown", "predicted", "measured", "off by",
+        "spread", "units on time", "late",
     )  # fmt: skip
     after = (
         "*spread*: from the 10th to the 90th percentile. *units on time*: ended late by at most "

@@ -23,6 +23,7 @@ from edgeflow_mpi.report.breakdown import RankTimes, UnitTimes
 from edgeflow_mpi.report.engine_use import engine_uses
 from edgeflow_mpi.report.results import RankStats
 from edgeflow_mpi.runtime.distribute import distribute_weights
+from edgeflow_mpi.runtime.listening import Listener
 from edgeflow_mpi.runtime.pace import Pace
 from edgeflow_mpi.runtime.session import Answer, Session, choose_fault
 from edgeflow_mpi.runtime.shared_weights import share_weights
@@ -111,7 +112,8 @@ def open_session(
 ) -> Session:
     """Prepare this rank's units; collective. ``plant_fault`` is for :func:`choose_fault`."""
     task = task.divided(tables.division)
-    pace = _make_pace(context, task, tables)
+    listener = None if task.emulator is None else Listener(context.comm.Iprobe)
+    pace = _make_pace(context, task, tables, listener)
     transports = [open_transport() for _ in range(in_flight)]
     session: Session | None = None
     with agreed(context.comm, "preparing the units"):
@@ -127,7 +129,7 @@ def open_session(
             if planted not in context.notes:
                 context.progress.say(f"  {planted}")
                 context.notes.append(planted)
-        policy = wait_policy(context, wait, paced=pace is not None)
+        policy = wait_policy(context, wait, listener=listener)
         session = Session(
             task.graph, task.needs, tables, context.rank, weights, transports, policy,
             metered=metered, keep=keep, dropped=dropped, pace=pace,
@@ -136,7 +138,9 @@ def open_session(
     return session
 
 
-def _make_pace(context: Context, task: Task, tables: UnitTables) -> Pace | None:
+def _make_pace(
+    context: Context, task: Task, tables: UnitTables, listener: Listener | None
+) -> Pace | None:
     """What makes this rank's units take as long as on the device it stands for; collective."""
     emulator, rank = task.emulator, context.rank
     if emulator is None:
@@ -155,7 +159,7 @@ def _make_pace(context: Context, task: Task, tables: UnitTables) -> Pace | None:
         messages = len(taken) + len(unit.forwards)
         return emulator.seconds(rank, unit.layer, unit.rows.rows) + messages * message_s
 
-    return Pace(seconds, recall=_recalls(context, task))
+    return Pace(seconds, recall=_recalls(context, task), listener=listener)
 
 
 def _recalls(context: Context, task: Task) -> bool:

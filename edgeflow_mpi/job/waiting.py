@@ -7,6 +7,7 @@ import os
 
 from edgeflow_mpi.cluster.mpi_env import PROGRESS_THREAD, place_in_job
 from edgeflow_mpi.job.context import Context
+from edgeflow_mpi.runtime.listening import Listener
 from edgeflow_mpi.runtime.pace import fine_timers
 from edgeflow_mpi.runtime.waiting import WaitPolicy
 
@@ -14,15 +15,15 @@ _SPIN_S = 0.0002
 """A rank with a core of its own polls so long at first: most halos arrive within it."""
 _YIELD_S = 0.002
 _PACED_PAUSE_S = 100e-6
-"""Eight ranks that look more often leave two cores no time for their messages."""
+"""Where no connection tells of messages. Ranks that look more often leave the cores no time."""
 
 
-def wait_policy(context: Context, strategy: str, *, paced: bool = False) -> WaitPolicy:
+def wait_policy(context: Context, strategy: str, *, listener: Listener | None = None) -> WaitPolicy:
     """How this rank waits under ``strategy``, one of those of ``--wait``.
 
     Parameters
     ----------
-    paced : whether the rank stands for a slower device; such ranks share cores, are urgent
+    listener : of a rank that stands for a slower device; such ranks share cores, are urgent
         (:mod:`edgeflow_mpi.runtime.urgency`), and sleep whatever the strategy: one that polled
         would let none of the others run.
 
@@ -31,8 +32,15 @@ def wait_policy(context: Context, strategy: str, *, paced: bool = False) -> Wait
     Whatever ``auto`` begins with, in the end it sleeps: a rank that has nothing to do for long
     leaves its core to who computes, and to the progress thread of its own process.
     """
-    if paced:
-        strategy = "sleep"
+    fine_timers()
+    if listener is not None:
+        return WaitPolicy(
+            yield_s=0.0,
+            pause_s=_PACED_PAUSE_S,
+            timeout_s=context.options.timeout_s,
+            alive=context.pulse.beat,
+            sleep=listener.pause,
+        )
     spin_s = yield_s = 0.0
     if strategy == "spin":
         spin_s = math.inf
@@ -41,13 +49,11 @@ def wait_policy(context: Context, strategy: str, *, paced: bool = False) -> Wait
     elif strategy == "auto":
         spins = not context.affinity.shared and not place_in_job().spans_hosts
         spin_s, yield_s = _SPIN_S if spins else 0.0, _YIELD_S
-    fine_timers()
     return WaitPolicy(
         spin_s=spin_s,
         yield_s=yield_s,
         timeout_s=context.options.timeout_s,
         alive=context.pulse.beat,
-        pause_s=_PACED_PAUSE_S if paced else WaitPolicy.pause_s,
     )
 
 

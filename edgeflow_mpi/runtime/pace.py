@@ -1,6 +1,7 @@
 """Units that take as long as on a slower device: the rest of a unit's time is slept.
 
-Messages move meanwhile as they do while a rank computes: by the progress thread.
+Messages move meanwhile as they do while a rank computes: by the progress thread, or, for ranks
+that share the cores of a machine, by a :class:`~edgeflow_mpi.runtime.listening.Listener`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 
 import torch
 
+from edgeflow_mpi.runtime.listening import Listener
 from edgeflow_mpi.runtime.urgency import computing
 from edgeflow_mpi.units.tables import Unit
 
@@ -34,6 +36,7 @@ class Pace:
     recall : compute every unit once and have the same result ever after, for requests that are
         all the same. Eight ranks that share two cores and their caches cannot compute for eight
         devices at once; what they can do is to wait and to pass messages.
+    listener : who sleeps, and lets messages move meanwhile.
 
     Attributes
     ----------
@@ -43,14 +46,26 @@ class Pace:
     counts : whether units are counted now.
     """
 
-    def __init__(self, seconds: Callable[[Unit], float], *, recall: bool = False) -> None:
+    def __init__(
+        self,
+        seconds: Callable[[Unit], float],
+        *,
+        recall: bool = False,
+        listener: Listener | None = None,
+    ) -> None:
         self.wanted_s = self.late_s = 0.0
         self.units = self.on_time = 0
         self.counts = True
         self._recall = recall
+        self._listener = listener
         self._seconds = seconds
         self._due_s: float | None = None
         fine_timers()
+
+    def begin(self) -> None:
+        """Requests are to come, and their messages."""
+        if self._listener is not None:
+            self._listener.look_around()
 
     def rest(self) -> None:
         """The rank has nothing to do: its next unit begins when it is called."""
@@ -70,27 +85,26 @@ class Pace:
                 if self._recall:
                     kept.append(result.clone())
             due_s = self._due_s = begun_s + seconds
-            sleep_until(due_s)
+            self._sleep_until(due_s)
             if self.counts:
                 self._count(seconds, time.perf_counter() - due_s)
             return result
 
         return paced
 
+    def _sleep_until(self, due_s: float) -> None:
+        """Return at ``due_s`` of ``time.perf_counter``, or at once if that is past."""
+        sleep = time.sleep if self._listener is None else self._listener.sleep
+        while (left_s := due_s - time.perf_counter()) > _SPIN_S:
+            sleep(left_s - _SPIN_S)
+        while time.perf_counter() < due_s:
+            pass  # yielding would give the core to a rank that computes, for much longer
+
     def _count(self, seconds: float, late_s: float) -> None:
         self.wanted_s += seconds
         self.late_s += late_s
         self.units += 1
         self.on_time += late_s <= TOLERANCE * seconds
-
-
-def sleep_until(due_s: float) -> None:
-    """Return at ``due_s`` of ``time.perf_counter``, or at once if that is past."""
-    left_s = due_s - time.perf_counter()
-    if left_s > _SPIN_S:
-        time.sleep(left_s - _SPIN_S)
-    while time.perf_counter() < due_s:
-        pass  # yielding would give the core to a rank that computes, for much longer
 
 
 def fine_timers() -> None:

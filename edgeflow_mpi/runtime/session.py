@@ -127,6 +127,8 @@ class Session:
         """
         names = [layer.name for layer in self.graph.inputs] if self.rank == 0 else []
         named = [dict(zip(names, tensors, strict=True)) for tensors in requests]
+        if self.pace is not None:
+            self.pace.begin()
         # Ranks that stand for devices share the cores, which devices do not.
         with nullcontext() if self.pace is None else urgent():
             for finished in self._pipeline.run(named):

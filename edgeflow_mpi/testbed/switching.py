@@ -72,6 +72,8 @@ def cables(layout: Layout, names: Names) -> list[Batch]:
 def host_settings() -> Sequence[tuple[str, str]]:
     """Kernel settings (below ``/proc/sys``) of every host's namespace."""
     return (
+        # Others pace what they send, or probe what the network can carry.
+        ("net/ipv4/tcp_congestion_control", "reno"),
         ("net/ipv4/tcp_slow_start_after_idle", "0"),
         ("net/ipv4/tcp_early_retrans", "0"),
         ("net/ipv4/tcp_rmem", _BUFFER),
