@@ -65,10 +65,10 @@ def _made(
         plan = plan_model(
             graph, needs, profile, partitioner,
             progress=context.progress, seed=options.seed,
-            budget=Budget.of(options.plan_seconds, options.plan_simulations),
+            budget=Budget.of(options.plan_seconds, options.plan_simulations), measured=True,
         )  # fmt: skip
     graph, needs = divided(graph, needs, plan.division)
-    # Plans are made by lines; what to expect of one is told by the measurements themselves.
+    # Published planners need lines; what to expect of a plan is told by the measurements.
     busy = profile.among(computing_ranks(graph, plan))
     forecast = predict(graph, needs, busy, plan, measured=True)
     plan = replace(plan, predicted_s=forecast.makespan_s)

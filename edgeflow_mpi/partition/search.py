@@ -76,6 +76,7 @@ def plan_model(
     progress: Progress,
     seed: int = 0,
     budget: Budget | None = None,
+    measured: bool = False,
 ) -> Plan:
     """The best plan that the named partitioner finds for the devices of ``profile``.
 
@@ -94,6 +95,7 @@ def plan_model(
     progress : told which devices are being tried.
     seed : for ``joint`` and ``random``; the others take no chances.
     budget : how much ``joint`` may search; :data:`PLAN_SECONDS` unless told.
+    measured : whether plans are judged by costs as measured, not by lines.
 
     Returns
     -------
@@ -110,7 +112,10 @@ def plan_model(
     if partitioner == "joint":
         if budget is None:
             budget = Budget(PLAN_SECONDS)
-        return joint(graph, needs, profile, budget=budget, seed=seed, progress=progress).plan
+        return joint(
+            graph, needs, profile,
+            budget=budget, seed=seed, measured=measured, progress=progress,
+        ).plan  # fmt: skip
     scheme = schemes(seed).get(partitioner)
     if scheme is None:
         raise InputError(
@@ -124,7 +129,8 @@ def plan_model(
         plan = scheme.partition(graph, needs, profile.among(used), used)
         # Ranks of one host that the plan leaves idle leave their cores to the others.
         busy = profile.among(computing_ranks(graph, plan))
-        candidates.append((predict(graph, needs, busy, plan).makespan_s, plan))
+        predicted = predict(graph, needs, busy, plan, measured=measured)
+        candidates.append((predicted.makespan_s, plan))
     best_s, best = min(candidates, key=lambda candidate: candidate[0])
     check_plan(graph, best)
     return replace(best, predicted_s=best_s)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from partition_cases import random_graph, random_profile
 
+from edgeflow_mpi.cluster.profile import LayerCost, Profile
 from edgeflow_mpi.graph.division import divided
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
@@ -59,6 +60,33 @@ def assert_same_timeline(
         if when.finish_s < expected.makespan_s:
             assert work.left_s[f] == pytest.approx(when.start_s, rel=1e-12)
             assert work.there_s[f] == pytest.approx(when.finish_s, rel=1e-12)
+
+
+def with_steps(rng: random.Random, profile: Profile) -> Profile:
+    """The profile with points that its lines do not go through."""
+
+    def stepped(cost: LayerCost) -> LayerCost:
+        rows = sorted(rng.sample(range(1, 30), 3))
+        points = tuple((count, cost.seconds(count) * rng.uniform(0.7, 1.5)) for count in rows)
+        return replace(cost, points=points)
+
+    costs = tuple({key: stepped(cost) for key, cost in mine.items()} for mine in profile.costs)
+    return replace(profile, costs=costs)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_measured_costs_are_those_of_the_cost_model(seed: int) -> None:
+    rng = random.Random(seed)
+    graph = random_graph(rng)
+    needs = Needs(graph)
+    profile = with_steps(rng, random_profile(rng, graph, 3))
+    simulator = Simulator(graph, needs, profile, measured=True)
+    lines = Simulator(graph, needs, profile)
+    for _ in range(5):
+        plan = random_plan(graph, needs, 3, rng)
+        expected = predict(graph, needs, profile, plan, measured=True)
+        assert simulator.makespan_s(plan) == pytest.approx(expected.makespan_s, rel=1e-12)
+        assert simulator.makespan_s(plan) != lines.makespan_s(plan)
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -57,6 +57,7 @@ def joint(
     *,
     budget: Budget,
     seed: int = 0,
+    measured: bool = False,
     progress: Progress,
 ) -> Found:
     """The best plan found by searching whole plans for the least simulated makespan.
@@ -76,6 +77,9 @@ def joint(
         which are soon searched through. Compiling the search, once on every machine, is not
         counted.
     seed : of the search. With a budget of simulations alone the same seed gives the same plan.
+    measured : whether costs are as measured, in place of the lines by which the other
+        partitioners plan. A line is off by a tenth at some numbers of rows, and a search finds
+        them: its plans were those whose costs the lines make too low.
     progress : told about the best makespan so far.
 
     Returns
@@ -104,7 +108,7 @@ def joint(
         budget = Budget(budget.seconds, round(_ENOUGH * budget.seconds * units))
     budget.start()
     own = Case(graph, needs)
-    pool = _Pool(profile)
+    pool = _Pool(profile, measured)
     for plan in starts:
         pool.add(own, plan)
     for plan in _own_starts(graph, needs, profile, pool, budget):
@@ -121,7 +125,7 @@ def joint(
         best = min(pool.start(case, lean), pool.start(case, plan), best, key=_promise_s)
     # The oracle has the last word.
     busy, case = profile.among(best.used), best.case
-    predicted_s = predict(case.graph, case.needs, busy, best.plan).makespan_s
+    predicted_s = predict(case.graph, case.needs, busy, best.plan, measured=measured).makespan_s
     plan = replace(best.plan, partitioner="joint", predicted_s=predicted_s, division=case.division)
     return Found(plan, budget.used)
 
@@ -142,8 +146,9 @@ class _Start:
 class _Pool:
     """Plans with their makespans."""
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self, profile: Profile, measured: bool) -> None:
         self._profile = profile
+        self.measured = measured
         self._simulators: dict[tuple[Division, tuple[int, ...]], Simulator] = {}
         self.starts: list[_Start] = []
 
@@ -161,7 +166,7 @@ class _Pool:
         busy = self._profile.among(used)
         key = case.division, () if busy is self._profile else used
         if key not in self._simulators:
-            self._simulators[key] = Simulator(case.graph, case.needs, busy)
+            self._simulators[key] = Simulator(case.graph, case.needs, busy, measured=self.measured)
         return _Start(case, plan, used, self._simulators[key].makespan_s(plan))
 
 
@@ -234,7 +239,8 @@ def _walk(
             break
         busy, case = profile.among(start.used), start.case
         ranks = _around(case.graph, profile, start.used) if busy is profile else start.used
-        search = Search(case.graph, case.needs, busy, tuple(sorted({0, *ranks})), seed)
+        among = tuple(sorted({0, *ranks}))
+        search = Search(case.graph, case.needs, busy, among, seed, measured=pool.measured)
         search.begin(start.plan, budget)
         case_of[search] = case
 

@@ -65,16 +65,19 @@ class Budget:
 class Search:
     """A walk among the plans that use (some of) the devices ``ranks`` of a profile.
 
-    ``ranks`` ascend and begin with 0. ``value_s`` is the makespan of the best plan so far.
+    ``ranks`` ascend and begin with 0. ``value_s`` is the makespan of the best plan so far, with
+    ``measured`` costs or those of lines.
     """
 
     def __init__(
-        self, graph: Graph, needs: Needs, profile: Profile, ranks: Sequence[int], seed: int
-    ) -> None:
+        self, graph: Graph, needs: Needs, profile: Profile, ranks: Sequence[int], seed: int,
+        *, measured: bool = False,
+    ) -> None:  # fmt: skip
         self.ranks = tuple(ranks)
         self._graph = graph
         self._size = len(profile.devices)
-        self._simulator = Simulator(graph, needs, subset(profile, self.ranks))
+        part = subset(profile, self.ranks)
+        self._simulator = Simulator(graph, needs, part, measured=measured)
         self._problem = self._simulator.problem
         self._walk = new_walk(self._problem)
         speeds = []

@@ -194,7 +194,7 @@ def count_waits(problem: Problem, work: Scratch, layer: int, i: int, q: int) -> 
     """How many pieces and flows piece ``q`` of ``layer`` on rank ``i`` waits for; its cost."""
     n = problem.ranks
     a, b = work.piece_start[q], work.piece_stop[q]
-    work_s = problem.fixed_s[layer * n + i] + problem.row_s[layer * n + i] * (b - a)
+    work_s = problem.work_s[problem.work_at[layer * n + i] + b - a]
     work.work_s[q] = work_s
     count = 0
     takes = 0

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import NamedTuple
 
-from edgeflow_mpi.cluster.profile import Profile
+from edgeflow_mpi.cluster.profile import LayerCost, Profile
 from edgeflow_mpi.errors import ProfileError
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
@@ -25,8 +25,8 @@ class Problem(NamedTuple):
     ``out_at[l]`` to ``out_at[l + 1]``. A message of r rows of it has ``message_bytes[l] +
     r * row_bytes[l]`` bytes. ``summand``, ``divides`` (whether boundary rows may be computed
     first), ``undivided`` (whether it is computed in full or not at all), ``pinned``, ``splits``
-    and ``answer`` are 0 or 1. ``fixed_s[l * n + i]`` and ``row_s`` are costs on rank i,
-    ``latency_s[i * n + j]`` and ``bandwidth`` the link from i to j.
+    and ``answer`` are 0 or 1. ``work_s[work_at[l * n + i] + r]`` is what r rows of it cost on rank
+    i, and ``latency_s[i * n + j]`` and ``bandwidth`` the link from i to j.
     """
 
     ranks: int
@@ -50,15 +50,17 @@ class Problem(NamedTuple):
     out_at: Ints
     reader: Ints
     reader_edge: Ints
-    fixed_s: Floats
-    row_s: Floats
+    work_at: Ints
+    work_s: Floats
     latency_s: Floats
     bandwidth: Floats
     message_cpu_s: Floats
 
 
-def compile_problem(graph: Graph, needs: Needs, profile: Profile) -> Problem:
-    """The arrays of ``graph`` on ``profile``.
+def compile_problem(
+    graph: Graph, needs: Needs, profile: Profile, *, measured: bool = False
+) -> Problem:
+    """The arrays of ``graph`` on ``profile``; costs are ``measured`` ones or those of lines.
 
     Raises
     ------
@@ -78,7 +80,7 @@ def compile_problem(graph: Graph, needs: Needs, profile: Profile) -> Problem:
             low += first.tolist()
             high += last.tolist()
     readers = [(layer.name, name) for layer in graph.layers for name in graph.consumers[layer.name]]
-    costs = [layer_cost(graph, profile, layer, i) for layer in graph.layers for i in range(ranks)]
+    work_at, work_s = _work(graph, profile, measured)
     links = [
         None if i == j else profile.links.get((i, j)) for i in range(ranks) for j in range(ranks)
     ]
@@ -117,12 +119,28 @@ def compile_problem(graph: Graph, needs: Needs, profile: Profile) -> Problem:
         ),
         reader=ints(number[reader] for _, reader in readers),
         reader_edge=ints(edge_of[edge] for edge in readers),
-        fixed_s=floats(cost.fixed_s for cost in costs),
-        row_s=floats(cost.per_row_s for cost in costs),
+        work_at=ints(work_at),
+        work_s=floats(work_s),
         latency_s=floats(link.latency_s if link else 0.0 for link in links),
         bandwidth=floats(link.bandwidth_bytes_s if link else 1.0 for link in links),
         message_cpu_s=floats(profile.message_cpu_s or [0.0] * ranks),
     )
+
+
+def _work(graph: Graph, profile: Profile, measured: bool) -> tuple[list[int], list[float]]:
+    """Where the costs of every layer on every rank begin, and the costs of 0, 1, 2, ... rows."""
+    places: list[int] = []
+    found: list[float] = []
+    known: dict[tuple[LayerCost, int], int] = {}
+    for layer in graph.layers:
+        for rank in range(len(profile.devices)):
+            cost = layer_cost(graph, profile, layer, rank)
+            seconds = cost.measured_seconds if measured else cost.seconds
+            if (cost, layer.rows) not in known:
+                known[cost, layer.rows] = len(found)
+                found += [seconds(rows) for rows in range(layer.rows + 1)]
+            places.append(known[cost, layer.rows])
+    return places, found
 
 
 def _leads(graph: Graph) -> Iterator[bool]:

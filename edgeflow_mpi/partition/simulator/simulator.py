@@ -18,6 +18,7 @@ class Simulator:
     ----------
     graph, needs, profile : as for ``predict``; the profile must cover all of the graph, and
         the links between all of its devices.
+    measured : as for ``predict``.
 
     Attributes
     ----------
@@ -25,9 +26,11 @@ class Simulator:
     scratch : the room that an evaluation works in. It grows with the plans that are seen.
     """
 
-    def __init__(self, graph: Graph, needs: Needs, profile: Profile) -> None:
+    def __init__(
+        self, graph: Graph, needs: Needs, profile: Profile, *, measured: bool = False
+    ) -> None:
         self.graph = graph
-        self.problem = compile_problem(graph, needs, profile)
+        self.problem = compile_problem(graph, needs, profile, measured=measured)
         self._number = {layer.name: i for i, layer in enumerate(graph.layers)}
         self.scratch = new_scratch(self.problem, 8 * self.problem.layers * self.problem.ranks)
 
