@@ -12,19 +12,26 @@ import torch.nn.functional as F
 from torch import nn
 
 from edgeflow_mpi.cluster.cluster_file import ClusterSpec, cluster_profile, parse_cluster
+from edgeflow_mpi.cluster.profile import LayerCost
 from edgeflow_mpi.errors import PlanError
 from edgeflow_mpi.graph.channels import CHANNELS
 from edgeflow_mpi.graph.division import Division, can_divide, with_division
 from edgeflow_mpi.graph.local import piece_of, share_of, weight_keys
+from edgeflow_mpi.graph.types import TensorSpec
+from edgeflow_mpi.kernels.buffers import empty
 from edgeflow_mpi.partition.baselines import equal
 from edgeflow_mpi.partition.bound import lower_bound
 from edgeflow_mpi.partition.cost import layer_cost, predict
+from edgeflow_mpi.partition.joint import divisions
+from edgeflow_mpi.partition.joint.divisions import Case
 from edgeflow_mpi.partition.joint.planner import joint
 from edgeflow_mpi.partition.joint.search import Budget
 from edgeflow_mpi.partition.plan import LayerPlan
 from edgeflow_mpi.partition.random import random_plan
 from edgeflow_mpi.progress import NoProgress
+from edgeflow_mpi.runtime.transport import Region
 from edgeflow_mpi.spans import Span
+from edgeflow_mpi.units.buffers import travels_as
 from tests.division_cases import divided, everything, random_division
 from tests.inprocess import Job, Model, build, random_job, relative_error, tolerance
 from tests.random_dags import Squeeze
@@ -322,3 +329,34 @@ def test_what_cannot_be_divided_is_refused(division: Division, words: str) -> No
     model, _ = model_of("classifier")
     with pytest.raises(PlanError, match=words):
         with_division(model.graph, division)
+
+
+def test_channels_travel_packed_and_rows_as_they_lie() -> None:
+    """In one run each, whatever they lie in; what fills its piece is one run anyway."""
+    rows = TensorSpec((1, 16, 7, 7), "float32", 2)
+    channels = replace(rows, axis=1, order=rows.memory_order)
+    assert travels_as(rows) is None
+    assert travels_as(channels) == channels
+    narrow = travels_as(replace(channels, wire="bfloat16"))
+    assert narrow is not None and narrow.dtype == "bfloat16"
+    region = Region.of(empty(channels, 16), channels, 4, 8)
+    assert (region.blocks, region.block_bytes, region.stride_bytes) == (49, 32, 64)
+    assert Region.of(empty(channels, 8), channels, 0, 8).blocks == 1
+
+
+def test_what_is_derived_must_promise_more_than_what_was_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, _ = model_of("tail")
+    graph = model.graph
+    profile = cluster_profile(boards(2), graph)
+    wide = [name for name, how in everything(graph) if how == "outputs"]
+    wide = [name for name in wide if graph.by_name[name].weights]
+    case = Case(graph, model.needs).with_division(((wide[0], "outputs"),))
+    share = case.graph.signatures[wide[0]]
+    measured = replace(profile, costs=tuple({**c, share: LayerCost(0, 1)} for c in profile.costs))
+    assert Case(graph, model.needs).promise_s(1.0, profile) == 1.0
+    # A few weights take no time by themselves, so their shares are not measured.
+    assert case.promise_s(1.0, measured) == case.promise_s(1.0, profile) > 1.0
+    monkeypatch.setattr(divisions, "MANY_BYTES", 1)
+    assert 1.0 < case.promise_s(1.0, measured) < case.promise_s(1.0, profile)

@@ -9,13 +9,10 @@ much is read as that holds.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-
-from edgeflow_mpi.graph.types import Graph, Layer
 
 _OWN_BYTES = 8 << 20  # more than a core's own caches, less than what takes long to read
 _MOST_BYTES = 64 << 20
@@ -52,12 +49,6 @@ class Cooling:
 
 def _nothing() -> None:
     """Few weights come from memory while the kernel computes."""
-
-
-def weight_bytes(graph: Graph, layer: Layer) -> int:
-    """Of all of a layer's weights."""
-    specs = [graph.weight_specs[name] for name in layer.weights]
-    return sum(math.prod(spec.shape) * getattr(torch, spec.dtype).itemsize for spec in specs)
 
 
 def shared_cache_bytes(caches: Path = _CACHES) -> int:

@@ -45,6 +45,21 @@ def fit_affine(points: Sequence[tuple[int, float]]) -> LayerCost:
     return LayerCost(offset, slope, tuple(medians))
 
 
+def fit_share(points: Sequence[tuple[int, float]], channels: int, whole_s: float) -> LayerCost:
+    """As :func:`fit_affine`, through ``whole_s`` seconds for all ``channels``.
+
+    So whoever divides a layer by its channels does not come by less work in all than whoever
+    computes it whole, which lower bounds rely on.
+    """
+    medians = _medians(points, least_size=1)
+    # With x = c / channels, times are fixed (1 - x) + whole x: one unknown, between 0 and whole.
+    parts = [(1 - count / channels, count / channels, seconds) for count, seconds in medians]
+    rest = sum((1 - whole_s * x / t) * free / t for free, x, t in parts)
+    scale = sum((free / t) ** 2 for free, _, t in parts)
+    fixed_s = min(max(rest / scale, 0.0), whole_s) if scale else 0.0
+    return LayerCost(fixed_s, (whole_s - fixed_s) / channels, tuple(medians))
+
+
 def fit_link(points: Sequence[tuple[int, float]]) -> Link:
     """Latency and bandwidth from one-way times of messages of several sizes.
 

@@ -7,6 +7,10 @@ twice in a row: with its weights and code still in the caches the layers of a sm
 up to twice as fast as they are in their turn. Weights and inputs are random; one layer's weights
 exist at a time.
 
+Of the layers that few rows are left of, but many weights, some output channels are measured as
+well: such layers may be divided so (:mod:`edgeflow_mpi.graph.division`), and what is only derived
+from rows does not know how engines and memory do with part of the weights.
+
 Several engines may be able to do a layer. Those that are near the best in a short trial
 (:mod:`edgeflow_mpi.cluster.trial`) are all measured, and the cost is the fastest one's, which
 the cost names.
@@ -28,13 +32,15 @@ import torch
 
 from edgeflow_mpi.cluster.agree import agree
 from edgeflow_mpi.cluster.comm import Communicator
-from edgeflow_mpi.cluster.cooling import Cooling, shared_cache_bytes, weight_bytes
-from edgeflow_mpi.cluster.fit import fit_affine
+from edgeflow_mpi.cluster.cooling import Cooling, shared_cache_bytes
+from edgeflow_mpi.cluster.fit import fit_affine, fit_share
 from edgeflow_mpi.cluster.profile import Device, LayerCost
 from edgeflow_mpi.cluster.random_data import random_weights
 from edgeflow_mpi.cluster.trial import Attempt, Candidate, Trial, close
 from edgeflow_mpi.errors import EdgeflowError, ProfileError
+from edgeflow_mpi.graph.division import divided
 from edgeflow_mpi.graph.needs import Needs
+from edgeflow_mpi.graph.tail import weight_bytes, weighty
 from edgeflow_mpi.graph.types import Graph, Layer
 from edgeflow_mpi.kernels.names import DEFAULT
 from edgeflow_mpi.kernels.prepare import attempt
@@ -117,20 +123,20 @@ def measure_compute(
     ProfileError
         On all ranks, naming layer and rank, when a kernel fails on one of them.
     """
-    subjects = distinct_layers(graph)
-    counts = {layer.name: row_counts(layer, comm.Get_size()) for layer in subjects}
-    windows = sum(len(rows) for rows in counts.values())
+    subjects = _subjects(graph, needs, comm.Get_size())
+    windows = sum(len(subject.counts) for subject in subjects)
     window_s = min(max(budget_s / max(windows, 1), _SHORTEST_WINDOW_S), _LONGEST_WINDOW_S)
     cooling = Cooling(shared_cache_bytes())
     timings: dict[Key, Timing] = {}
     error: Exception | None = None
-    for index, layer in enumerate(subjects, 1):
+    for index, subject in enumerate(subjects, 1):
+        layer = subject.layer
         progress.update(f"layer {index} of {len(subjects)}: {layer.name}")
         weights: dict[str, torch.Tensor] = {}
-        signature = graph.signatures[layer.name]
-        trial = Trial(attempt, engines, graph, layer, needs)
+        signature = subject.signature
+        trial = Trial(attempt, engines, subject.graph, layer, subject.needs)
         before_round = cooling.before_round(weight_bytes(graph, layer))
-        for rows in counts[layer.name]:
+        for rows in subject.counts:
             span = centred(layer.rows, rows)
             found: tuple[Candidate, ...] = ()
             try:
@@ -159,9 +165,39 @@ def measure_compute(
     kinds = [(device.host, device.cpu, device.threads) for device in devices]
     measured = pooled(comm.allgather(own), kinds)
     return Computation(
-        tuple(_costs(points) for points in measured),
+        tuple(_costs(points, subjects) for points in measured),
         tuple(points.stretch for points in measured),
     )
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is measured: a layer, as it is in a graph, at some numbers of rows."""
+
+    graph: Graph
+    needs: Needs
+    layer: Layer
+    counts: tuple[int, ...]
+
+    @property
+    def signature(self) -> str:
+        return self.graph.signatures[self.layer.name]
+
+
+def _subjects(graph: Graph, needs: Needs, ranks: int) -> tuple[_Subject, ...]:
+    """All layers, each shape once, and those that may be divided by their outputs again."""
+    found = [
+        _Subject(graph, needs, layer, row_counts(layer, ranks)) for layer in distinct_layers(graph)
+    ]
+    division = weighty(graph, ranks) if ranks > 1 else ()
+    shares, its_needs = divided(graph, needs, division)
+    names = {name for name, _ in division}
+    found += [
+        _Subject(shares, its_needs, layer, share_counts(layer, ranks))
+        for layer in distinct_layers(shares)
+        if layer.name in names
+    ]
+    return tuple(found)
 
 
 def distinct_layers(graph: Graph) -> tuple[Layer, ...]:
@@ -179,6 +215,11 @@ def row_counts(layer: Layer, ranks: int) -> tuple[int, ...]:
         return (layer.rows,)
     shares = {1, 2, ranks, 2 * ranks}
     return tuple(sorted({max(1, round(layer.rows / share)) for share in shares}))
+
+
+def share_counts(layer: Layer, ranks: int) -> tuple[int, ...]:
+    """At how many output channels to measure a layer: a rank's even share, and half of all."""
+    return tuple(sorted({max(1, round(layer.rows / share)) for share in (2, ranks)}))
 
 
 def centred(extent: int, rows: int) -> Span:
@@ -305,14 +346,33 @@ def pooled(measured: Sequence[Points], kinds: Sequence[Hashable]) -> tuple[Point
     return tuple(result)
 
 
-def _costs(points: Points) -> dict[str, LayerCost]:
-    """Lines through the points of every signature, each point by the fastest engine."""
+def _costs(points: Points, subjects: Sequence[_Subject]) -> dict[str, LayerCost]:
+    """Lines through the points of every signature, each point by the fastest engine.
+
+    All channels of a layer are all of its rows: there both lines meet, and both have that point.
+    """
     pairs: dict[str, list[tuple[int, float]]] = {}
     fastest: dict[str, dict[int, str]] = {}
     for (signature, rows), (seconds, engine) in points.best.items():
         pairs.setdefault(signature, []).append((rows, seconds))
         fastest.setdefault(signature, {})[rows] = engine
-    costs = {signature: fit_affine(found) for signature, found in pairs.items()}
+    origins = {
+        one.signature: (one.graph.origin[one.layer.name], one.layer.rows)
+        for one in subjects
+        if one.layer.divided == "outputs"
+    }
+    costs = {
+        signature: fit_affine(found)
+        for signature, found in pairs.items()
+        if signature not in origins
+    }
+    for signature, (origin, channels) in origins.items():
+        if signature in pairs and origin.signature in pairs:
+            whole = origin.signature, origin.rows
+            pairs[signature].append((channels, points.best[whole][0]))
+            fastest[signature][channels] = points.best[whole][1]
+            whole_s = costs[origin.signature].seconds(origin.rows)
+            costs[signature] = fit_share(pairs[signature], channels, whole_s)
     return {
         signature: replace(cost, engines=tuple(fastest[signature][rows] for rows, _ in cost.points))
         for signature, cost in costs.items()

@@ -10,7 +10,7 @@ from edgeflow_mpi.cache import write_atomic
 from edgeflow_mpi.cluster.profile import Device, LayerCost, Link, Profile
 from edgeflow_mpi.cluster.yaml_fields import Field
 from edgeflow_mpi.errors import ProfileError
-from edgeflow_mpi.graph.types import Graph
+from edgeflow_mpi.graph.types import Graph, Origin
 
 FORMAT = 1
 
@@ -30,7 +30,8 @@ _LINKS = """\
 _LAYERS = """\
 # Computing r rows takes fixed_us + per_row_us r, fitted to the points [rows, microseconds].
 # engines, if given, names for each point the engine that was the fastest.
-# Layers with the same signature have the same shapes and were measured once.
+# Layers with the same signature have the same shapes and were measured once. Where a layer is
+# divided by outputs, its rows are output channels, each with its part of the weights.
 """
 
 
@@ -113,7 +114,23 @@ def profile_text(profile: Profile, graph: Graph) -> str:
         lines.append("  devices:")
         for name, costs in zip(names, profile.costs, strict=True):
             lines.append(f"    {_quoted(name)}: {_flow(_cost_fields(costs[signature]))}")
+    for signature, name in _shares(graph).items():
+        if all(signature in costs for costs in profile.costs):
+            lines.append(f"- layer: {_quoted(name)}")
+            lines.append("  divided: outputs")
+            lines.append(f"  signature: {_quoted(signature)}")
+            lines.append("  devices:")
+            for device, costs in zip(names, profile.costs, strict=True):
+                lines.append(f"    {_quoted(device)}: {_flow(_cost_fields(costs[signature]))}")
     return "\n".join(lines) + "\n"
+
+
+def _shares(graph: Graph) -> dict[str, str]:
+    """Signature of a layer's output channels -> the first layer that has it."""
+    return {
+        Origin(signature, graph.by_name[layers[0]].rows, "outputs").derived: layers[0]
+        for signature, layers in _signatures(graph).items()
+    }
 
 
 def _signatures(graph: Graph) -> dict[str, list[str]]:
@@ -281,12 +298,13 @@ def _read_links(links: Field, names: Sequence[str]) -> dict[tuple[int, int], Lin
 def _read_layers(
     layers: Field, names: Sequence[str], graph: Graph
 ) -> tuple[Mapping[str, LayerCost], ...]:
-    needed = _signatures(graph)
+    needed, shares = _signatures(graph), _shares(graph)
     costs: tuple[dict[str, LayerCost], ...] = tuple({} for _ in names)
     for item in layers.items("a list of layers"):
-        fields = item.mapping("layer", "signature", "devices")
+        fields = item.mapping("layer", "signature", "devices", optional=("divided",))
         signature = fields["signature"].text()
-        if signature not in needed:
+        by_outputs = "divided" in fields and fields["divided"].choice(("outputs",)) == "outputs"
+        if signature not in (shares if by_outputs else needed):
             fields["signature"].fail(f"is {signature!r}, which no layer of {graph.name} has")
         if signature in costs[0]:
             fields["signature"].fail(f"is {signature!r} for a second time")

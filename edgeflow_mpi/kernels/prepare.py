@@ -41,17 +41,9 @@ def prepare(
     ModelError
         If an operator is not in this build of torch.
     """
-    if layer.divided != "rows":
-        share = share_of(graph, layer, rows)
-        pieces = local_weights(share, weights)
-        made = prepare(share.graph, share.layer, share.rows, pieces, Needs(share.graph), engine)
-        return replace(made, rows=rows, needs=needs.of(layer.name, rows))
-    if engine != DEFAULT:
-        kernel = attempt(graph, layer, rows, weights, needs, engine)
-        if kernel is not None:
-            return kernel
-    for name in usable_engines():
-        kernel = ENGINES[name].prepare(graph, layer, rows, weights, needs)
+    names = usable_engines()
+    for name in names if engine == DEFAULT else (engine, *names):
+        kernel = attempt(graph, layer, rows, weights, needs, name)
         if kernel is not None:
             return kernel
     raise AssertionError("the last engine can do every layer")
@@ -70,4 +62,11 @@ def attempt(
         return prepare(graph, layer, rows, weights, needs)
     if not usable(engine):
         return None
+    if layer.divided != "rows":
+        share = share_of(graph, layer, rows)
+        pieces = local_weights(share, weights)
+        made = attempt(share.graph, share.layer, share.rows, pieces, Needs(share.graph), engine)
+        if made is None:
+            return None
+        return replace(made, rows=rows, needs=needs.of(layer.name, rows))
     return ENGINES[engine].prepare(graph, layer, rows, weights, needs)

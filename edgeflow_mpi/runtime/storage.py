@@ -9,7 +9,6 @@ kernel returned, dropped after its last reader.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 import torch
 
@@ -19,6 +18,7 @@ from edgeflow_mpi.kernels.large_pages import on_large_pages
 from edgeflow_mpi.runtime.transport import Region
 from edgeflow_mpi.spans import EMPTY, Span
 from edgeflow_mpi.units.arena import Arena
+from edgeflow_mpi.units.buffers import travels_as
 from edgeflow_mpi.units.tables import Transfer, Unit
 
 Tensor = torch.Tensor
@@ -69,9 +69,10 @@ class Storage:
         layer = self._graph.by_name[transfer.producer]
         if layer.combine:
             return Region.of(self._summands[layer.name][transfer.source], layer.out, 0, 1)
-        if layer.out.wire is not None:
-            narrow = replace(layer.out, dtype=layer.out.wire)
-            return Region.of(self._wire[transfer], narrow, 0, transfer.rows.rows)
+        if transfer in self._wire:
+            travelling = travels_as(layer.out)
+            assert travelling is not None
+            return Region.of(self._wire[transfer], travelling, 0, transfer.rows.rows)
         buffer, base = self._buffers[layer.name], self._base[layer.name]
         return Region.of(buffer, layer.out, transfer.rows.start - base, transfer.rows.rows)
 
@@ -81,12 +82,12 @@ class Storage:
         None where messages leave from, and land in, the tensor itself.
         """
         layer = self._graph.by_name[transfer.producer]
-        if layer.combine or layer.out.wire is None:
+        if layer.combine or transfer not in self._wire:
             return None
-        narrow, tensor = self.region(transfer).view, self._view(layer, transfer.rows)
+        packed, tensor = self.region(transfer).view, self._view(layer, transfer.rows)
         if transfer.source == self._rank:
-            return lambda: narrow.copy_(tensor)
-        return lambda: tensor.copy_(narrow)
+            return lambda: packed.copy_(tensor)
+        return lambda: tensor.copy_(packed)
 
     def writer(self, unit: Unit) -> Callable[[Tensor], None]:
         """A function that keeps what the unit's kernel returned."""

@@ -42,6 +42,8 @@ class Region:
             return Region(piece, 1, elements * size, elements * size)
         held = piece.shape[spec.axis]
         view = piece.narrow(spec.axis, start, rows)
+        if rows == held:
+            count, elements = 1, count * elements
         return Region(view, count, rows * elements * size, held * elements * size)
 
     @property

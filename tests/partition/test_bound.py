@@ -24,6 +24,7 @@ from torch import nn
 from edgeflow_mpi.cluster.profile import LayerCost, Link, Profile
 from edgeflow_mpi.graph.division import can_divide, divided
 from edgeflow_mpi.graph.needs import Needs
+from edgeflow_mpi.graph.tail import maybe_divided
 from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.partition.aofl import aofl
 from edgeflow_mpi.partition.baselines import equal, proportional, single
@@ -34,7 +35,6 @@ from edgeflow_mpi.partition.fused import fused
 from edgeflow_mpi.partition.layerwise import layerwise
 from edgeflow_mpi.partition.plan import check_plan
 from edgeflow_mpi.partition.random import random_plan
-from edgeflow_mpi.partition.tail import maybe_divided
 from tests.inprocess import build
 
 seeds = st.integers(0, 10**9)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from test_profile_measure import conv_graph
 
-from edgeflow_mpi.cluster.cooling import Cooling, shared_cache_bytes, weight_bytes
+from edgeflow_mpi.cluster.cooling import Cooling, shared_cache_bytes
+from edgeflow_mpi.graph.tail import weight_bytes
 
 MIB = 1 << 20
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import nnls
 
-from edgeflow_mpi.cluster.fit import MAX_BANDWIDTH_BYTES_S, fit_affine, fit_link
+from edgeflow_mpi.cluster.fit import MAX_BANDWIDTH_BYTES_S, fit_affine, fit_link, fit_share
 from edgeflow_mpi.cluster.profile import LayerCost
 
 seconds = st.floats(1e-7, 10.0)
@@ -111,3 +111,20 @@ def test_what_is_no_measurement_is_refused(points: list[tuple[int, float]]) -> N
         fit_affine(points)
     with pytest.raises(ValueError, match="measure"):
         fit_link(points)
+
+
+def test_the_line_of_a_share_is_recovered_and_meets_that_of_the_whole() -> None:
+    cost = fit_share([(c, 2e-5 + 1e-6 * c) for c in (64, 128, 256)], 256, 2e-5 + 256e-6)
+    assert cost.fixed_s == pytest.approx(2e-5)
+    assert cost.seconds(128) == pytest.approx(2e-5 + 128e-6)
+
+
+@given(row_points, seconds)
+def test_shares_are_never_less_work_than_the_whole(
+    points: list[tuple[int, float]], whole_s: float
+) -> None:
+    cost = fit_share(points, 500, whole_s)
+    assert min(cost.fixed_s, cost.per_row_s) >= 0.0
+    assert cost.seconds(500) == pytest.approx(whole_s)
+    for channels in (1, 100, 499):
+        assert cost.seconds(channels) >= whole_s * channels / 500 * (1 - 1e-9)

@@ -26,6 +26,7 @@ from edgeflow_mpi.cluster.measure import (
 from edgeflow_mpi.cluster.profile import Device
 from edgeflow_mpi.cluster.trial import Attempt
 from edgeflow_mpi.errors import ProfileError
+from edgeflow_mpi.graph.division import with_division
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph, In, Layer, Step, TensorSpec, Weight
 from edgeflow_mpi.kernels.engine import Kernel
@@ -267,3 +268,41 @@ def test_a_kernel_that_fails_on_one_rank_is_told_to_all(failing_call: int) -> No
         assert str(outcome).startswith("rank 1 (")
         assert "layer conv cannot be measured with rows" in str(outcome)
         assert str(outcome).endswith("RuntimeError: out of memory")
+
+
+def wide_graph() -> Graph:
+    """A 1×1 convolution with few rows and 300 KB of weights."""
+    x = TensorSpec((1, 256, 3, 2), "float32", 2)
+    out = TensorSpec((1, 300, 3, 2), "float32", 2)
+    args = (
+        ("input", In(0)), ("weight", Weight("w")), ("bias", None), ("stride", (1, 1)),
+        ("padding", (0, 0)), ("dilation", (1, 1)), ("groups", 1),
+    )  # fmt: skip
+    layers = (
+        Layer("x", "input", (), (), x, 3, divisible=True),
+        Layer("conv", "compute", ("x",), (Step("aten.conv2d.default", args, out),), out, 3, True),
+        Layer("out", "output", ("conv",), (), out, 3, divisible=False),
+    )
+    return Graph("wide", layers, (("w", TensorSpec((300, 256, 1, 1), "float32", None)),), ("out",))
+
+
+def test_channels_of_layers_with_many_weights_are_measured_too() -> None:
+    graph = wide_graph()
+    share = with_division(graph, (("conv", "outputs"),)).signatures["conv"]
+    for ranks, counts in ((1, None), (2, [150, 300]), (3, [100, 150, 300])):
+        found = on_ranks(
+            ranks,
+            lambda comm: measure_compute(
+                comm, graph, Needs(graph), [Device("d", 1, 10**9)] * comm.Get_size(),
+                progress=NoProgress(), budget_s=0.01, engines=("aten",),
+            ),
+        )  # fmt: skip
+        for costs in found[0].costs:
+            if counts is None:
+                assert share not in costs
+                continue
+            whole = costs[graph.signatures["conv"]]
+            assert [channels for channels, _ in costs[share].points] == counts
+            assert costs[share].points[-1] == (300, dict(whole.points)[3])
+            assert costs[share].seconds(300) == pytest.approx(whole.seconds(3))
+            assert set(costs[share].engines) == {"aten"}

@@ -22,7 +22,7 @@ from edgeflow_mpi.cluster.profile_yaml import (
     save_profile,
 )
 from edgeflow_mpi.errors import ProfileError
-from edgeflow_mpi.graph.types import Graph
+from edgeflow_mpi.graph.types import Graph, Origin
 
 Edit = Callable[[Any], object]
 
@@ -293,3 +293,19 @@ def test_any_single_fault_is_read_or_refused_in_one_sentence(
         assert len(read.links) == 6 and all(len(cost) == 2 for cost in read.costs)
     else:
         assert "p.yaml" in complaint and "\n" not in complaint
+
+
+def test_shares_that_were_measured_read_back() -> None:
+    made = make_profile()
+    share = Origin(GRAPH.signatures["a"], GRAPH.by_name["a"].rows, "outputs").derived
+    cost = LayerCost(1e-5, 2e-6, ((2, 1.4e-5), (4, 1.8e-5)), ("aten", "aten"))
+    made = dataclasses.replace(made, costs=tuple({**costs, share: cost} for costs in made.costs))
+    text = profile_text(made, GRAPH)
+    read = parse_profile(text, "p.yaml", graph=GRAPH, devices=DEVICES)
+    assert [set(costs) for costs in read.costs] == [set(costs) for costs in made.costs]
+    assert dict(read.costs[1][share].points) == pytest.approx(dict(cost.points))
+    assert read.costs[1][share].engines == cost.engines
+    assert read.costs[1][share].seconds(3) == pytest.approx(cost.seconds(3))
+    other = text.replace("divided: outputs", "divided: halves")
+    with pytest.raises(ProfileError, match="divided is 'halves'"):
+        parse_profile(other, "p.yaml", graph=GRAPH, devices=DEVICES)

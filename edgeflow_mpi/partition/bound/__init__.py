@@ -3,7 +3,7 @@ r"""A lower bound on the makespan of every plan, so that a plan has a certified 
 **What it bounds.** Any plan that satisfies ``check_plan``, on any subset of the given ranks:
 any breakpoints, recomputation, replication, placement, order and boundary-first bits, and any
 division by channels or by inputs of layers that planners may divide so (those of
-:mod:`edgeflow_mpi.partition.tail`), under the cost model of :mod:`edgeflow_mpi.partition.cost`,
+:mod:`edgeflow_mpi.graph.tail`), under the cost model of :mod:`edgeflow_mpi.partition.cost`,
 on switched and shared networks. Of that model only this is used:
 
 1. a device computes one piece at a time, and in total at least ``c + w * m`` seconds for any m

@@ -44,7 +44,7 @@ together; who has not computed all rows receives at least one message from someb
 The bound is A of what an answer reads.
 
 **Loose layers**, the last ones of a model, may be divided by channels or by inputs as well
-(:mod:`edgeflow_mpi.partition.tail`); see :mod:`.loose`. E and A are then of plans that divide a
+(:mod:`edgeflow_mpi.graph.tail`); see :mod:`.loose`. E and A are then of plans that divide a
 layer, and all in front of it, by rows; of other plans there are times of their own. What an
 answer reads is there at the lesser of the two. In front of loose layers everything is divided by
 rows.

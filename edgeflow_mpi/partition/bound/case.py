@@ -14,10 +14,10 @@ from edgeflow_mpi.cluster.profile import Profile
 from edgeflow_mpi.graph.channels import trace_channels
 from edgeflow_mpi.graph.division import can_divide, flattens, multiplies
 from edgeflow_mpi.graph.needs import Needs, native_calls
+from edgeflow_mpi.graph.tail import maybe_divided
 from edgeflow_mpi.graph.types import Graph, Layer
 from edgeflow_mpi.partition.cost import layer_cost
 from edgeflow_mpi.partition.flow import transfer_bytes
-from edgeflow_mpi.partition.tail import maybe_divided
 from edgeflow_mpi.partition.timeline import Floats, Ints
 from edgeflow_mpi.spans import Span
 
@@ -50,7 +50,7 @@ class Case:
     count : how many they are.
     work : the layers that take time and have useful rows.
     fixed_s, row_s : the least costs that a layer can have on each rank, [layer, rank].
-    loose : those that plans may divide otherwise than by rows (:mod:`edgeflow_mpi.partition.tail`).
+    loose : those that plans may divide otherwise than by rows (:mod:`edgeflow_mpi.graph.tail`).
     by_channel : for each loose layer and its inputs, whether channels need just the same
         channels of the input, if it is divided by channels as well.
     by_inputs : those that may be divided by their inputs.

@@ -136,11 +136,7 @@ class _Start:
     plan: Plan
     used: tuple[int, ...]
     makespan_s: float
-
-    @property
-    def promise_s(self) -> float:
-        """The makespan, and more where the model of costs is not to be trusted so much."""
-        return self.makespan_s * self.case.doubt
+    promise_s: float
 
 
 class _Pool:
@@ -167,7 +163,8 @@ class _Pool:
         key = case.division, () if busy is self._profile else used
         if key not in self._simulators:
             self._simulators[key] = Simulator(case.graph, case.needs, busy, measured=self.measured)
-        return _Start(case, plan, used, self._simulators[key].makespan_s(plan))
+        makespan_s = self._simulators[key].makespan_s(plan)
+        return _Start(case, plan, used, makespan_s, case.promise_s(makespan_s, self._profile))
 
 
 def _promise_s(start: _Start) -> float:
@@ -209,7 +206,9 @@ def _divide(own: Case, profile: Profile, pool: _Pool, budget: Budget) -> None:
         until = budget.spent + _FOR_DIVISIONS
         for case, plan, makespan_s in more:
             budget.used += 1
-            start = _Start(case, plan, computing_ranks(case.graph, plan), makespan_s)
+            used = computing_ranks(case.graph, plan)
+            promise_s = case.promise_s(makespan_s, profile)
+            start = _Start(case, plan, used, makespan_s, promise_s)
             if start.promise_s < best.promise_s * _NEARLY:
                 found.append(start)
             if budget.spent > until:
@@ -245,7 +244,7 @@ def _walk(
         case_of[search] = case
 
     def promise_s(search: Search) -> float:
-        return search.value_s * case_of[search].doubt
+        return case_of[search].promise_s(search.value_s, profile)
 
     searches = sorted(case_of, key=promise_s)[:_HEATS]
     if len(searches) > 1:

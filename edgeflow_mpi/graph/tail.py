@@ -1,14 +1,18 @@
-"""Which layers of a model planners may divide otherwise than by rows."""
+"""Which layers of a model planners may divide otherwise than by rows, and where that may pay."""
 
 from __future__ import annotations
 
-from edgeflow_mpi.graph.division import can_divide, multiplies
-from edgeflow_mpi.graph.types import Graph
+import math
+
+from edgeflow_mpi.graph.division import Division, can_divide, multiplies
+from edgeflow_mpi.graph.types import DTYPE_BYTES, Graph, Layer
 
 FEW_ROWS = 16
 """Maps of more rows are divided by rows alone,"""
 ROWS_PER_DEVICE = 4
 """and so are maps of which each device can have more rows than this."""
+MANY_BYTES = 1 << 18
+"""Of fewer weights a part takes its part of the time: they are no matter of fetching weights."""
 
 
 def tail(graph: Graph, devices: int) -> frozenset[str]:
@@ -35,3 +39,21 @@ def maybe_divided(graph: Graph, devices: int) -> frozenset[str]:
             if able or not found.isdisjoint(layer.inputs):
                 found.add(layer.name)
     return frozenset(found)
+
+
+def weighty(graph: Graph, devices: int) -> Division:
+    """The layers of the tail by their outputs, as far as these have weights that take time."""
+    last = tail(graph, devices)
+    return tuple(
+        (layer.name, "outputs")
+        for layer in graph.layers
+        if layer.name in last
+        and weight_bytes(graph, layer) >= MANY_BYTES
+        and can_divide(graph, layer, "outputs")
+    )
+
+
+def weight_bytes(graph: Graph, layer: Layer) -> int:
+    """Of all of a layer's weights."""
+    specs = [graph.weight_specs[name] for name in layer.weights]
+    return sum(math.prod(spec.shape) * DTYPE_BYTES[spec.dtype] for spec in specs)
