@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import latency, lp_vs_exact, planners, steady
+from bench import latency, lp_vs_exact, planners, steady, testbed_links
 from bench.engines import __main__ as engines
 from bench.overlap import __main__ as overlap
 from bench.policies import __main__ as policies
@@ -59,6 +59,7 @@ def known_options() -> set[str]:
         planners._parser(),
         overlap._parser(),
         steady._parser(),
+        testbed_links._parser(),
         engines._parser(),
         policies._parser(),
         digits._parser(),

@@ -40,9 +40,9 @@ from edgeflow_mpi.runtime.distribute import needed_weights
 from edgeflow_mpi.units.tables import UnitTables
 
 Tensor = torch.Tensor
-_BLOCK = 3
+_BLOCK = 2
 """Requests of one plan before the next has its turn."""
-_SINGLE_REPEATS = 3
+_SINGLE_REPEATS = 2
 """The undivided model takes seconds for each, and always the same."""
 _PACKED = 4
 """What kernels make of weights takes up to so many times their memory."""
@@ -182,10 +182,9 @@ class _Cell:
 
 def _packed_bytes(task: Task, tables: UnitTables) -> int:
     """About what all ranks' kernels for these tables take."""
-    specs = task.graph.weight_specs
-    names = (
-        name for rank in range(tables.size) for name in needed_weights(task.graph, tables, rank)
-    )
+    graph = task.divided(tables.division).graph
+    specs = graph.weight_specs
+    names = (name for rank in range(tables.size) for name in needed_weights(graph, tables, rank))
     return _PACKED * sum(specs[name].size_bytes for name in names if name in specs)
 
 

@@ -24,7 +24,8 @@ OTHER_BANDWIDTHS_MBPS = (1000.0, 25.0)
 LATENCY_MS = 0.2
 OVERHEAD_US = 50
 _FULL = 5.0
-_ENOUGH_S = 0.03
+_ENOUGH_S = 0.045
+_MOST_SLOWDOWN = 16
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def slowdown(place: Place) -> int:
     """
     work_s = 2 * GMACS.get(place.model, 4.0) / sum(place.cluster.gflops)
     slower = 1
-    while slower * work_s < _ENOUGH_S * place.cluster.devices:
+    while slower < _MOST_SLOWDOWN and slower * work_s < _ENOUGH_S * place.cluster.devices:
         slower *= 2
     return slower
 
@@ -131,6 +132,6 @@ def weight(place: Place) -> float:
     return (
         15
         + 1.5 * cluster.devices
-        + plans * (7 * slowdown(place) * (work_s + moved_s) + 0.3 * cluster.devices)
-        + 4 * slowdown(place) * alone_s
+        + plans * (5 * slowdown(place) * (work_s + moved_s) + 0.3 * cluster.devices)
+        + 3 * slowdown(place) * alone_s
     )

@@ -30,7 +30,7 @@ _TESTBED = ROOT / "launch" / "testbed"
 class Effort:
     """How long to plan and how often to ask; ``options`` are more of the job's."""
 
-    repeat: int = 6
+    repeat: int = 4
     warmup: int = 1
     plan_seconds: float = 10.0
     options: tuple[str, ...] = ()

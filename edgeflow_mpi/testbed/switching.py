@@ -23,8 +23,9 @@ from edgeflow_mpi.testbed.commands import (
 )
 from edgeflow_mpi.testbed.layout import Layout
 
-NATURAL_LATENCY_S = 100e-6
-"""From a send to when a rank takes note of a message, where the switch adds nothing."""
+NATURAL_LATENCY_S = 200e-6
+"""From a send to when a rank takes note of a message, where the switch adds nothing (2 cores of an
+AMD EPYC, measured with ``bench.testbed_links``)."""
 
 _SEGMENT_S = 1e-3
 _MOST_FRAMES = 43  # 64 kB
