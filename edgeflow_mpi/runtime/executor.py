@@ -371,6 +371,10 @@ class Executor:
                 return False
             if self._step_in_order(one=one):
                 return True
+            if self._in_order:
+                if self._meter is not None:
+                    self._meter.idle()
+                return False
         return self._step_out_of_order()
 
     def _step_in_order(self, *, one: bool) -> bool:
@@ -383,7 +387,7 @@ class Executor:
                 self._leave_order()
                 return False
         else:
-            lacking = [h for h in self._tasks[i].needs_transfers if h not in self._here]
+            lacking = self._lacking(i)
             if lacking:
                 self._note(self._transport.arrived(lacking))
                 if not self._here.issuperset(lacking):
@@ -403,8 +407,10 @@ class Executor:
 
     def _leave_order(self) -> None:
         """The first unit that has not run must wait: others that are ready may come before."""
-        self._in_order = False
         state = self._state(self._first)
+        if len(state.runnable) == 1:  # there are no others
+            return
+        self._in_order = False
         self._missing_local, self._closed = state.missing_local[:], dict(state.closed)
         self._here |= state.here
         self._done[: self._first] = b"\1" * self._first
@@ -430,8 +436,12 @@ class Executor:
             found = self._states[first] = _State(missing, runnable, frozenset(here), closed)
         return found
 
+    def _lacking(self, i: int) -> list[int]:
+        """The receives that a unit waits for."""
+        return [h for h in self._tasks[i].needs_transfers if h not in self._here]
+
     def _locally_ready(self, i: int) -> None:
-        lacking = [h for h in self._tasks[i].needs_transfers if h not in self._here]
+        lacking = self._lacking(i)
         if lacking:
             self._awaiting.update(dict.fromkeys(lacking))
         else:
@@ -439,7 +449,12 @@ class Executor:
 
     def poll(self) -> bool:
         """Take note of what has arrived; whether anything has."""
-        if self._in_order or not self._awaiting:
+        if self._in_order:
+            lacking = [] if self.finished else self._lacking(self._first)
+            arrived = self._transport.arrived(lacking) if lacking else []
+            self._note(arrived)
+            return bool(arrived)
+        if not self._awaiting:
             return False
         arrived = self._transport.arrived(list(self._awaiting))
         self._note(arrived)
@@ -580,9 +595,9 @@ class Executor:
         return self._waiting()[1]
 
     def _waiting(self) -> tuple[str, int | None]:
-        for i, task in enumerate(self._tasks if not self._in_order else ()):
-            lacking = [self._receives[h] for h in task.needs_transfers if h not in self._here]
-            if not self._done[i] and self._missing_local[i] == 0 and lacking:
+        for i in self._unfinished():
+            task, lacking = self._tasks[i], [self._receives[h] for h in self._lacking(i)]
+            if lacking:
                 here, first = len(task.needs_transfers) - len(lacking), lacking[0]
                 clause = (
                     f"unit {task.unit.label} has {here} of {len(task.needs_transfers)} messages "
@@ -595,6 +610,13 @@ class Executor:
         first = sends[0]
         clause = f"rank {first.dest} has not taken rows {first.rows} of {first.producer}"
         return clause + _more(sends), first.dest
+
+    def _unfinished(self) -> Sequence[int]:
+        """Units that wait for nothing but messages, if for anything."""
+        if self._in_order:
+            return () if self.finished else (self._first,)
+        places = range(self._first, len(self._tasks))
+        return [i for i in places if not self._done[i] and not self._missing_local[i]]
 
     def close(self) -> None:
         self._transport.close()
