@@ -122,7 +122,8 @@ def test_claims_say_what_holds_and_what_does_not() -> None:
 
 
 def test_the_page_says_that_all_is_emulated() -> None:
-    text = page(Results((cell(),)), "the command", ("policies-speedup.png",))
+    text = page(Results((cell(),)), "the command", ("policies-speedup.png",), "What we think.\n")
+    assert "\n\nWhat we think.\n\n" in text
     assert "**emulated**" in text and "Made by `the command`: 1 of the 75 cells" in text
     assert "| resnet50 | 8×5     |   93.7 | **100** |   110 |    600 |     6.00 |" in text
     assert "![Speed-up over one device, emulated](policies-speedup.png)" in text
@@ -168,9 +169,13 @@ def test_what_is_done_is_not_done_again_and_is_shown(
 
 def test_misuse_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert command.main(["--clusters", "moon"]) == 2
+    results = tmp_path / "kept.json"
+    Results((cell(),)).save(results)
+    kept = ["--results", str(results), "--seconds", "0", "--notes", str(tmp_path / "none.md")]
+    assert command.main(kept) == 2
     assert command.main(["--results", str(tmp_path / "no" / "x.json"), "--seconds", "0"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and "moon" in lines[0]
+    assert len(lines) == 3 and "moon" in lines[0] and "none.md" in lines[1]
 
 
 def test_one_small_cell_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,8 @@ def _run(arguments: Sequence[str]) -> int:
         from bench.policies.plots import draw_all
 
         names = draw_all(shown, options.plots)
-    text = page(shown, " ".join(["python -m bench.policies", *arguments]), names)
+    notes = "" if options.notes is None else _read(options.notes)
+    text = page(shown, " ".join(["python -m bench.policies", *arguments]), names, notes)
     if options.markdown is not None:
         write_file(options.markdown, "the page", lambda file: file.write(text.encode()))
     for claim in claims(shown):
@@ -91,6 +92,13 @@ def _run(arguments: Sequence[str]) -> int:
     if wrong:
         print(f"bench.policies: wrong answers: {', '.join(wrong)}", file=sys.stderr)
     return 1 if wrong else 0
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the notes {path} cannot be read: {error}") from None
 
 
 def _places(options: argparse.Namespace) -> tuple[Place, ...]:
@@ -224,6 +232,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--small", action="store_true", help="one small cell: does it work at all?")
     add("--keep-up", action="store_true", help="leave the last testbed up")
     add("--markdown", type=Path, metavar="FILE.md", help="write the page here")
+    add("--notes", type=Path, metavar="FILE.md", help="what to say on the page below the claims")
     add("--plots", type=Path, metavar="DIR", help="draw the results into this folder")
     return parser
 

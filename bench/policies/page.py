@@ -18,8 +18,8 @@ _CAPTIONS = {
 }
 
 
-def page(results: Results, command: str, plots: Sequence[str]) -> str:
-    """Markdown; ``plots`` are the names of pictures beside it."""
+def page(results: Results, command: str, plots: Sequence[str], notes: str = "") -> str:
+    """Markdown; ``plots`` are the names of pictures beside it, ``notes`` what a person says."""
     cells = sorted(results.cells, key=lambda c: (c.kind, c.bandwidth_mbps, c.model))
     lines = ["# Every partitioner on emulated clusters, measured", "", *_intro(cells, command), ""]
     lines += ["## What holds, and what does not", ""]
@@ -27,6 +27,8 @@ def page(results: Results, command: str, plots: Sequence[str]) -> str:
         mark = "" if claim.holds else "**does not hold:** "
         text = f"- {mark}{claim.text}."
         lines += textwrap.wrap(text, _WIDTH, subsequent_indent="  ")
+    if notes:
+        lines += ["", notes.strip()]
     for name in plots:
         kind = next((kind for kind in _CAPTIONS if kind in name), "")
         lines += ["", f"![{_CAPTIONS.get(kind, 'Results')}, emulated]({name})"]
