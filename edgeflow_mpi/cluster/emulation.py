@@ -20,6 +20,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -163,7 +164,7 @@ class Emulator:
                 self._graph.signatures[layer.name]: fit_affine(
                     [
                         (rows, max(self.seconds(rank, layer.name, rows), 1e-9))
-                        for rows in row_counts(layer, ranks)
+                        for rows in _finer(layer, ranks)
                     ]
                 )
                 for layer in distinct_layers(self._graph)
@@ -190,7 +191,7 @@ class Emulator:
         return [
             (layer.name, rows)
             for layer in distinct_layers(self._graph)
-            for rows in {*row_counts(layer, ranks), layer.rows}
+            for rows in _finer(layer, ranks)
         ]
 
     def _key(self, layer: Layer, rows: int) -> Price:
@@ -252,6 +253,16 @@ class Emulator:
         weights = random_weights(self._graph, layer)
         kernel = prepare(self._graph, layer, span, weights, self._needs)
         return prepared_call(self._graph, layer, kernel)
+
+
+def _finer(layer: Layer, ranks: int) -> tuple[int, ...]:
+    """The rows at which a profile measures the layer, and those halfway from one to the next.
+
+    Whole maps may take a third more a row than halves, which stay in a core's own cache. Here a
+    kernel is measured once for all devices, so that there is time to find out from where on.
+    """
+    counts = sorted({*row_counts(layer, ranks), layer.rows})
+    return tuple(sorted({*counts, *((a + b) // 2 for a, b in pairwise(counts))}))
 
 
 def _boot() -> str:
