@@ -86,7 +86,7 @@ class Program:
         if done == starts[stop]:
             return stop
         unit = bisect_right(starts, done) - 1
-        if done > self._places[unit][1]:  # time was up in the middle of it
+        if done > starts[unit]:  # time was up in the middle of it, its messages may be taken
             self._finish(done, starts[unit + 1])
             unit += 1
         return unit

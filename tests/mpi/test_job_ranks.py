@@ -72,8 +72,13 @@ def test_rows_of_a_batch_travel_in_place(comm: MPI.Intracomm, rows: Span) -> Non
 
 
 @pytest.mark.skipif(not available(), reason="llvmlite is not installed")
-def test_messages_go_round_without_python(comm: MPI.Intracomm) -> None:
-    """Around the ring, three times: send, receive into other memory, receive the next there too."""
+@pytest.mark.parametrize("limit_ns", [0, 10**9], ids=["at once", "late"])
+def test_messages_go_round_without_python(
+    comm: MPI.Intracomm, monkeypatch: pytest.MonkeyPatch, limit_ns: int
+) -> None:
+    """Around the ring, three times: send, receive into other memory, receive the next there too;
+    also if time is up after every operation."""
+    monkeypatch.setattr("edgeflow_mpi.kernels.llvm.sequence._LIMIT_NS", limit_ns)
     after, before = (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
     mine, theirs = empty(MAPS, ROWS), empty(MAPS, ROWS)
     transport, all_rows = MpiTransport(comm), Span(0, ROWS)
