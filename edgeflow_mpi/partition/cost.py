@@ -90,9 +90,14 @@ def layer_cost(graph: Graph, profile: Profile, layer: Layer, rank: int) -> Layer
             f"the profile describes {len(profile.costs)} devices, so it says nothing about "
             f"rank {rank}; measure it again with all ranks"
         )
-    cost = profile.costs[rank].get(graph.signatures[layer.name])
-    if cost is None and layer.name in graph.origin:
-        cost = _share_cost(profile.costs[rank], layer, graph.origin[layer.name])
+    signature = graph.signatures[layer.name]
+    cost = profile.costs[rank].get(signature)
+    origin = graph.origin.get(layer.name)
+    # A layer that is computed whole has the signature of the one that it is made of, but
+    # perhaps fewer rows: summands of rows become one.
+    other = origin is not None and signature == origin.signature and layer.rows != origin.rows
+    if origin is not None and (cost is None or other):
+        cost = _share_cost(profile.costs[rank], layer, origin)
     if cost is None:
         raise ProfileError(
             f"the profile has no cost of layer {layer.name} on device "
@@ -115,7 +120,10 @@ def _share_cost(costs: Mapping[str, LayerCost], layer: Layer, origin: Origin) ->
     call_s = min(cost.seconds(1) for cost in costs.values())
     whole_s = native.seconds(origin.rows)
     if origin.part == "all":
-        return native
+        if layer.rows == origin.rows:
+            return native
+        engines = (native.engine(origin.rows),) if native.engines else ()
+        return LayerCost(whole_s, 0.0, ((layer.rows, whole_s),) if engines else (), engines)
     if origin.part == "rest":
         return LayerCost(min(call_s, whole_s), 0.0)
     fixed_s = min(call_s, whole_s if origin.rows == 1 else native.fixed_s)

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from partition_cases import (
     Builder,
@@ -95,6 +95,7 @@ def test_never_above_any_plan_that_a_search_finds(seed: int, ranks: int) -> None
 
 
 @given(seed=seeds, ranks=st.integers(2, 5))
+@example(seed=64533, ranks=2)  # a mean of all rows behind a layer that is divided by channels
 @settings(deadline=None, max_examples=60)
 def test_never_above_any_plan_that_divides_channels(seed: int, ranks: int) -> None:
     rng = random.Random(seed)
