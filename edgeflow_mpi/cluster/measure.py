@@ -129,10 +129,12 @@ def measure_compute(
     cooling = Cooling(shared_cache_bytes())
     timings: dict[Key, Timing] = {}
     error: Exception | None = None
+    weights: dict[str, torch.Tensor] = {}
     for index, subject in enumerate(subjects, 1):
         layer = subject.layer
         progress.update(f"layer {index} of {len(subjects)}: {layer.name}")
-        weights: dict[str, torch.Tensor] = {}
+        if weights.keys() != set(layer.weights):
+            weights = {}
         signature = subject.signature
         trial = Trial(attempt, engines, subject.graph, layer, subject.needs)
         before_round = cooling.before_round(weight_bytes(graph, layer))
@@ -197,7 +199,9 @@ def _subjects(graph: Graph, needs: Needs, ranks: int) -> tuple[_Subject, ...]:
         for layer in distinct_layers(shares)
         if layer.name in names
     ]
-    return tuple(found)
+    # A layer's weights are made once for both.
+    place = {layer.name: k for k, layer in enumerate(graph.layers)}
+    return tuple(sorted(found, key=lambda subject: place[subject.layer.name]))
 
 
 def distinct_layers(graph: Graph) -> tuple[Layer, ...]:

@@ -14,7 +14,7 @@ import heapq
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -31,7 +31,7 @@ from edgeflow_mpi.kernels.prepare import prepare
 from edgeflow_mpi.runtime.meter import Meter, Part
 from edgeflow_mpi.runtime.pace import Pace
 from edgeflow_mpi.runtime.program import Program, Steps, program
-from edgeflow_mpi.runtime.storage import Reader, Storage
+from edgeflow_mpi.runtime.storage import Conversion, Reader, Storage
 from edgeflow_mpi.runtime.transport import Transport
 from edgeflow_mpi.units.arena import lay_out
 from edgeflow_mpi.units.buffers import fixed_layers
@@ -149,7 +149,7 @@ class Executor:
         self._outputs: dict[str, Tensor] = {}
         self._receives: list[Transfer] = []
         self._sends: list[Transfer] = []
-        self._unpacks: list[Callable[[], object] | None] = []
+        self._unpacks: list[Conversion | None] = []
         units = tables.ranks[rank]
         if shares is None:
             before = kept_bytes()
@@ -215,7 +215,7 @@ class Executor:
             for unit in units
         ]
         conversions = [
-            tuple(pack for t in unit.forwards if (pack := self._conversion(t))) for unit in units
+            [pack for t in unit.forwards if (pack := self._conversion(t))] for unit in units
         ]
         sent = [tuple(sends[transfer] for transfer in unit.forwards) for unit in units]
         settled = [
@@ -226,9 +226,10 @@ class Executor:
             [
                 Steps(
                     self._bound(unit, self._kernels[i]),
-                    not conversions[i],
+                    _calls(conversions[i]),
                     needs[i],
                     any(self._watched(handle) for handle in needs[i]),
+                    _calls([pack for handle in needs[i] if (pack := self._unpacks[handle])]) or (),
                     settled[i],
                     sent[i],
                     tuple((self._gates[handle][1], (handle,)) for handle in last.get(i, ())),
@@ -247,7 +248,7 @@ class Executor:
                     if bound
                     else tuple(self.storage.reader(n.producer, n.rows) for n in unit.requirements),
                     self._compute(unit, i),
-                    conversions[i],
+                    tuple(pack.run for pack in conversions[i]),
                     sent[i],
                     settled[i],
                     tuple(opens.get(i, ())),
@@ -262,7 +263,9 @@ class Executor:
 
     def _watched(self, handle: int) -> bool:
         """Whether there is something to do for Python when a message arrives."""
-        return self._unpacks[handle] is not None or self._receives[handle] == self._dropped
+        unpack = self._unpacks[handle]
+        by_python = unpack is not None and unpack.call is None
+        return by_python or self._receives[handle] == self._dropped
 
     def _machine_code(self, units: list[Steps]) -> Program | None:
         return program(units, self._transport.native())
@@ -313,9 +316,11 @@ class Executor:
         run, write = self._metered("kernel", run), self._metered("copy", write)
         return lambda *inputs: write(run(*inputs))
 
-    def _conversion(self, transfer: Transfer) -> Callable[[], object] | None:
+    def _conversion(self, transfer: Transfer) -> Conversion | None:
         convert = self.storage.conversion(transfer)
-        return None if convert is None else self._metered("copy", convert)
+        if convert is None:
+            return None
+        return replace(convert, run=self._metered("copy", convert.run))
 
     def _metered(self, part: Part, call: Callable[..., Any]) -> Callable[..., Any]:
         return call if self._meter is None else self._meter.timed(part, call)
@@ -473,7 +478,7 @@ class Executor:
                 self._drop_row(self._receives[handle])
             unpack = self._unpacks[handle]
             if unpack is not None:
-                unpack()
+                unpack.run()
 
     def _before(self, i: int) -> bool:
         """Whether a unit of higher priority than ``i`` waits for nothing but messages."""
@@ -627,6 +632,12 @@ def direct_layers(units: Sequence[Unit], kernels: Sequence[Kernel | None]) -> fr
     pairs = list(zip(units, kernels, strict=True))
     others = {unit.layer for unit, kernel in pairs if kernel is None or kernel.into is None}
     return frozenset(unit.layer for unit in units) - others
+
+
+def _calls(conversions: Sequence[Conversion]) -> tuple[NativeCall, ...] | None:
+    """All of them as machine code; None where one is not."""
+    found = tuple(one.call for one in conversions if one.call is not None)
+    return found if len(found) == len(conversions) else None
 
 
 def _more(transfers: Sequence[Transfer]) -> str:

@@ -1,8 +1,9 @@
 """The units of a rank that need no Python, run one after the other by machine code.
 
-A unit's operations lie side by side: ask whether its messages have arrived, complete the sends
-whose memory it writes to, compute, send; then post the receives whose memory is free by now. The
-last is so only where units run in the order of the table, as they do until one has to wait.
+A unit's operations lie side by side: ask whether its messages have arrived, unpack them, complete
+the sends whose memory it writes to, compute, pack, send; then post the receives whose memory is
+free by now. The last is so only where units run in the order of the table, as they do until one has
+to wait.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ class Steps:
     ----------
     call : NativeCall or None
         What it computes; None where Python has to.
-    plain : bool
-        Whether there is nothing else for Python to do, but for messages.
+    packs : tuple of NativeCall, or None
+        What is to be done before it sends; None where Python has to.
     receives : tuple of int
         What must have arrived.
     watched : bool
         Whether Python must look at what arrives.
+    unpacks : tuple of NativeCall
+        What is to be done with what has arrived, if not. Doing it again does no harm.
     settled, sends : tuple of int
         Sends to complete before, and to start after it.
     opens : tuple of pairs of tuples of int
@@ -43,9 +46,10 @@ class Steps:
     """
 
     call: NativeCall | None
-    plain: bool
+    packs: tuple[NativeCall, ...] | None
     receives: tuple[int, ...]
     watched: bool
+    unpacks: tuple[NativeCall, ...]
     settled: tuple[int, ...]
     sends: tuple[int, ...]
     opens: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
@@ -65,12 +69,12 @@ class Program:
     """
 
     def __init__(
-        self, code: Sequence, kinds: Listed[Kind], places: Listed[tuple[int, int, int]],
+        self, code: Sequence, parts: Listed[Part], places: Listed[tuple[int, int, int]],
         whole: list[bool], asks: list[bool], computes: list[bool],
     ) -> None:  # fmt: skip
         self._code = code
-        self._kinds = [kind.name for kind in kinds]
-        self._starts = [start for start, _, _ in places] + [len(kinds)]
+        self._parts = parts
+        self._starts = [start for start, _, _ in places] + [len(parts)]
         self._places = places
         self.whole = whole
         self.asks, self.computes = asks, computes
@@ -116,8 +120,7 @@ class Program:
             stop = self._starts[unit + 1]
         for index in range(start if in_order and self.asks[unit] else begin, stop):
             started_s, ended_s = self._code.times_s(index)
-            part: Part = "kernel" if self._kinds[index] == "CALL" else "requests"
-            meter.spent(part, ended_s - started_s)
+            meter.spent(self._parts[index], ended_s - started_s)
         meter.close(unit, last=last, ended_s=ended_s if in_order else None)
 
 
@@ -132,20 +135,26 @@ def program(units: Listed[Steps], requests: NativeRequests | None) -> Program | 
     places: list[tuple[int, int, int]] = []
     whole: list[bool] = []
     asks: list[bool] = []
+    computing: list[int] = []
     for unit in units:
         messages = unit.settled or unit.sends or unit.opens
-        entire = unit.call is not None and unit.plain and not (messages and requests is None)
+        able = unit.call is not None and unit.packs is not None
+        entire = able and not (messages and requests is None)
         found_out = entire and not unit.watched and (requests is not None or not unit.receives)
         start = len(made)
         if not found_out:
             made.append(stop)
         elif unit.receives and requests is not None:
             made.append(_request(Kind.TEST, requests, requests.receives(unit.receives)))
+            made += [Operation(Kind.CALL, call) for call in unit.unpacks]
         begin = len(made)
         if entire and unit.settled and requests is not None:
             made.append(_request(Kind.WAIT, requests, requests.sends(unit.settled)))
         if unit.call is not None:
             made.append(Operation(Kind.CALL, unit.call))
+            computing.append(len(made) - 1)
+        if entire and unit.packs is not None:
+            made += [Operation(Kind.CALL, call) for call in unit.packs]
         if entire and unit.sends and requests is not None:
             made.append(_request(Kind.START, requests, requests.sends(unit.sends)))
         places.append((start, begin, len(made)))
@@ -159,8 +168,11 @@ def program(units: Listed[Steps], requests: NativeRequests | None) -> Program | 
     code = sequence(made)
     if code is None:
         return None
+    parts: list[Part] = ["copy" if one.kind == Kind.CALL else "requests" for one in made]
+    for index in computing:
+        parts[index] = "kernel"
     computes = [unit.call is not None for unit in units]
-    return Program(code, [operation.kind for operation in made], places, whole, asks, computes)
+    return Program(code, parts, places, whole, asks, computes)
 
 
 def _request(

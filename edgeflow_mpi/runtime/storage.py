@@ -9,12 +9,15 @@ kernel returned, dropped after its last reader.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from edgeflow_mpi.graph.types import Graph, Layer
 from edgeflow_mpi.kernels.buffers import placed
 from edgeflow_mpi.kernels.large_pages import on_large_pages
+from edgeflow_mpi.kernels.llvm.available import available
+from edgeflow_mpi.kernels.native import NativeCall
 from edgeflow_mpi.runtime.transport import Region
 from edgeflow_mpi.spans import EMPTY, Span
 from edgeflow_mpi.units.arena import Arena
@@ -23,6 +26,33 @@ from edgeflow_mpi.units.tables import Transfer, Unit
 
 Tensor = torch.Tensor
 Reader = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A copy of a tensor into another that may have another type and lie otherwise.
+
+    Attributes
+    ----------
+    run : callable
+        Copies.
+    call : NativeCall or None
+        Does so as well, if machine code can.
+    """
+
+    run: Callable[[], object]
+    call: NativeCall | None
+
+    @staticmethod
+    def of(target: Tensor, source: Tensor) -> Conversion:
+        if not available():
+            return Conversion(lambda: target.copy_(source), None)
+        from edgeflow_mpi.kernels.llvm.runs import copy_call, runner
+
+        call = copy_call(target, source)
+        if call is None:
+            return Conversion(lambda: target.copy_(source), None)
+        return Conversion(runner(call), call)
 
 
 class Storage:
@@ -76,7 +106,7 @@ class Storage:
         buffer, base = self._buffers[layer.name], self._base[layer.name]
         return Region.of(buffer, layer.out, transfer.rows.start - base, transfer.rows.rows)
 
-    def conversion(self, transfer: Transfer) -> Callable[[], object] | None:
+    def conversion(self, transfer: Transfer) -> Conversion | None:
         """What brings a region up to date before it is sent, or its tensor after it arrived.
 
         None where messages leave from, and land in, the tensor itself.
@@ -85,9 +115,9 @@ class Storage:
         if layer.combine or transfer not in self._wire:
             return None
         packed, tensor = self.region(transfer).view, self._view(layer, transfer.rows)
-        if transfer.source == self._rank:
-            return lambda: packed.copy_(tensor)
-        return lambda: tensor.copy_(packed)
+        return Conversion.of(
+            *(packed, tensor) if transfer.source == self._rank else (tensor, packed)
+        )
 
     def writer(self, unit: Unit) -> Callable[[Tensor], None]:
         """A function that keeps what the unit's kernel returned."""

@@ -100,10 +100,10 @@ def test_messages_go_round_without_python(
     call = NativeCall(nothing, array("q", [0]))
     made = program(
         [
-            Steps(call, True, (), False, (), (sends[0],), ()),
-            Steps(call, True, (receives[0],), False, (sends[0],), (), (((), (receives[1],)),)),
-            Steps(call, True, (), False, (), (sends[1],), ()),
-            Steps(call, True, (receives[1],), True, (), (), ()),
+            Steps(call, (), (), False, (), (), (sends[0],), ()),
+            Steps(call, (), (receives[0],), False, (), (sends[0],), (), (((), (receives[1],)),)),
+            Steps(call, (), (), False, (), (), (sends[1],), ()),
+            Steps(call, (), (receives[1],), True, (), (), (), ()),
         ],
         transport.native(),
     )
