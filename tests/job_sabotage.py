@@ -54,7 +54,7 @@ def cannot_prepare() -> AbstractContextManager[Any]:
 def cannot_compute() -> AbstractContextManager[Any]:
     return patch(
         "edgeflow_mpi.runtime.executor.prepare",
-        lambda *arguments: SimpleNamespace(run=_fail, into=None, engine="none"),
+        lambda *arguments: SimpleNamespace(run=_fail, into=None, bind=None, engine="none"),
     )
 
 
