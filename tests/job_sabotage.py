@@ -48,12 +48,12 @@ def cannot_measure() -> AbstractContextManager[Any]:
 
 
 def cannot_prepare() -> AbstractContextManager[Any]:
-    return patch("edgeflow_mpi.runtime.executor.prepare", _fail)
+    return patch("edgeflow_mpi.runtime.tasks.prepare", _fail)
 
 
 def cannot_compute() -> AbstractContextManager[Any]:
     return patch(
-        "edgeflow_mpi.runtime.executor.prepare",
+        "edgeflow_mpi.runtime.tasks.prepare",
         lambda *arguments: SimpleNamespace(run=_fail, into=None, bind=None, engine="none"),
     )
 

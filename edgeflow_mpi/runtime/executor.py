@@ -13,56 +13,26 @@ from __future__ import annotations
 import heapq
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
 from edgeflow_mpi.errors import EdgeflowError, RuntimeFailure
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
-from edgeflow_mpi.kernels.buffers import memory_format
-from edgeflow_mpi.kernels.engine import Kernel
 from edgeflow_mpi.kernels.kept import kept_bytes
-from edgeflow_mpi.kernels.native import NativeCall
-from edgeflow_mpi.kernels.prepare import prepare
-from edgeflow_mpi.runtime.meter import Meter, Part
+from edgeflow_mpi.runtime.meter import Meter
 from edgeflow_mpi.runtime.pace import Pace
-from edgeflow_mpi.runtime.program import Program, Steps, program
-from edgeflow_mpi.runtime.storage import Conversion, Reader, Storage
+from edgeflow_mpi.runtime.storage import Storage
+from edgeflow_mpi.runtime.tasks import Mail, Tasks, direct_layers, make_kernels
 from edgeflow_mpi.runtime.transport import Transport
 from edgeflow_mpi.units.arena import lay_out
 from edgeflow_mpi.units.buffers import fixed_layers
 from edgeflow_mpi.units.precedence import Precedence
-from edgeflow_mpi.units.tables import (
-    Transfer,
-    Unit,
-    UnitTables,
-    local_sources,
-    units_by_layer,
-)
+from edgeflow_mpi.units.tables import Transfer, Unit, UnitTables
 
 Tensor = torch.Tensor
-
-
-@dataclass(frozen=True)
-class _Task:
-    """A unit, ready to run: where to read, what to compute, where to write, what to send."""
-
-    unit: Unit
-    readers: tuple[Reader, ...]
-    compute: Callable[..., object]
-    packs: tuple[Callable[[], object], ...]
-    sends: tuple[int, ...]
-    settled: tuple[int, ...]
-    opens: tuple[int, ...]
-    opens_in_order: tuple[int, ...]
-    feeds: tuple[int, ...]
-    reads: tuple[str, ...]
-    needs_local: int
-    needs_transfers: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -145,15 +115,11 @@ class Executor:
         self._transport = transport if meter is None else meter.over(transport)
         self._dropped = dropped
         self._pace = pace
-        self._request: Mapping[str, Tensor] = {}
-        self._outputs: dict[str, Tensor] = {}
-        self._receives: list[Transfer] = []
-        self._sends: list[Transfer] = []
-        self._unpacks: list[Conversion | None] = []
+        self._mail = Mail()
         units = tables.ranks[rank]
         if shares is None:
             before = kept_bytes()
-            self._kernels = [self._kernel(needs, unit, weights) for unit in units]
+            self._kernels = make_kernels(graph, needs, units, weights)
             self.kept_bytes = kept_bytes() - before
             self.direct = direct_layers(units, self._kernels)
             loose = frozenset(unit.layer for unit in units) - self.direct - fixed_layers(units)
@@ -163,7 +129,12 @@ class Executor:
             self._kernels, self.direct, self.arena = shares._kernels, shares.direct, shares.arena
             self.kept_bytes = 0
         self.storage = Storage(graph, units, self.arena)
-        self._tasks = self._prepare(units, keep)
+        made = Tasks(
+            graph, units, self._kernels, self.arena, self.storage, self._mail, self._transport,
+            keep=keep, dropped=dropped, pace=pace, meter=meter,
+        )  # fmt: skip
+        self._tasks, self._program, self._gates = made.all, made.program, made.gates
+        self._receives, self._sends, self._unpacks = made.receives, made.sends, made.unpacks
         self._open_at_once = tuple(
             handle for handle, t in enumerate(self._receives) if t not in self.arena.gates
         )
@@ -181,149 +152,6 @@ class Executor:
         self._done = bytearray(len(self._tasks))
         self._in_order = True
         self._trace: list[tuple[float, float]] = [(0.0, 0.0)] * len(self._tasks)
-
-    def _prepare(self, units: Sequence[Unit], keep: bool) -> tuple[_Task, ...]:
-        pieces = units_by_layer(units)
-        feeds: dict[int, list[int]] = {i: [] for i in range(len(units))}
-        for i, unit in enumerate(units):
-            for need in unit.requirements:
-                for source in local_sources(need, pieces):
-                    feeds[source.index].append(i)
-        incoming: dict[Transfer, int] = {}
-        for unit in units:
-            for need in unit.requirements:
-                for transfer in need.transfers:
-                    if transfer not in incoming:
-                        region = self.storage.region(transfer)
-                        incoming[transfer] = self._transport.open_receive(transfer, region)
-                        self._receives.append(transfer)
-                        self._unpacks.append(self._conversion(transfer))
-        sends = {t: self._open_send(t) for unit in units for t in unit.forwards}
-        self._gates = {
-            incoming[transfer]: (gate.units, tuple(sends[t] for t in gate.sends))
-            for transfer, gate in self.arena.gates.items()
-        }
-        opens: dict[int, list[int]] = {}
-        for transfer, gate in self.arena.gates.items():
-            for index in gate.units:
-                opens.setdefault(index, []).append(incoming[transfer])
-        last: dict[int, list[int]] = {}
-        for transfer, gate in self.arena.gates.items():
-            last.setdefault(max(gate.units), []).append(incoming[transfer])
-        needs = [
-            tuple(sorted({incoming[t] for need in unit.requirements for t in need.transfers}))
-            for unit in units
-        ]
-        conversions = [
-            [pack for t in unit.forwards if (pack := self._conversion(t))] for unit in units
-        ]
-        sent = [tuple(sends[transfer] for transfer in unit.forwards) for unit in units]
-        settled = [
-            tuple(sends[transfer] for transfer in self.arena.settled.get(i, ()))
-            for i in range(len(units))
-        ]
-        self._program = self._machine_code(
-            [
-                Steps(
-                    self._bound(unit, self._kernels[i]),
-                    _calls(conversions[i]),
-                    needs[i],
-                    any(self._watched(handle) for handle in needs[i]),
-                    _calls([pack for handle in needs[i] if (pack := self._unpacks[handle])]) or (),
-                    settled[i],
-                    sent[i],
-                    tuple((self._gates[handle][1], (handle,)) for handle in last.get(i, ())),
-                )
-                for i, unit in enumerate(units)
-            ]
-        )
-        tasks = []
-        for i, unit in enumerate(units):
-            bound = self._program is not None and self._program.computes[i]
-            reads = (need.producer for need in unit.requirements)
-            tasks.append(
-                _Task(
-                    unit,
-                    ()
-                    if bound
-                    else tuple(self.storage.reader(n.producer, n.rows) for n in unit.requirements),
-                    self._compute(unit, i),
-                    tuple(pack.run for pack in conversions[i]),
-                    sent[i],
-                    settled[i],
-                    tuple(opens.get(i, ())),
-                    tuple(last.get(i, ())),
-                    tuple(feeds[i]),
-                    () if keep else tuple(name for name in reads if self.storage.loose(name)),
-                    sum(len(local_sources(need, pieces)) for need in unit.requirements),
-                    needs[i],
-                )
-            )
-        return tuple(tasks)
-
-    def _watched(self, handle: int) -> bool:
-        """Whether there is something to do for Python when a message arrives."""
-        unpack = self._unpacks[handle]
-        by_python = unpack is not None and unpack.call is None
-        return by_python or self._receives[handle] == self._dropped
-
-    def _machine_code(self, units: list[Steps]) -> Program | None:
-        return program(units, self._transport.native())
-
-    def _bound(self, unit: Unit, kernel: Kernel | None) -> NativeCall | None:
-        """The unit's kernel with all in place, if it is machine code."""
-        place = self.storage.place(unit)
-        if kernel is None or kernel.bind is None or place is None or self._pace is not None:
-            return None
-        inputs = [self.storage.fixed(need.producer, need.rows) for need in unit.requirements]
-        return None if any(tensor is None for tensor in inputs) else kernel.bind(place, *inputs)
-
-    def _open_send(self, transfer: Transfer) -> int:
-        self._sends.append(transfer)
-        return self._transport.open_send(transfer, self.storage.region(transfer))
-
-    def _kernel(self, needs: Needs, unit: Unit, weights: Mapping[str, Tensor]) -> Kernel | None:
-        """What computes the unit; None for one that takes a request or gives an answer."""
-        layer = self._graph.by_name[unit.layer]
-        if layer.kind in ("input", "output"):
-            return None
-        return prepare(self._graph, layer, unit.rows, weights, needs, unit.engine)
-
-    def _compute(self, unit: Unit, i: int) -> Callable[..., object]:
-        """What runs the unit and keeps its result, straight in its buffer if the kernel can."""
-        layer, kernel = self._graph.by_name[unit.layer], self._kernels[i]
-        if self._program is not None and self._program.computes[i]:
-            return self._metered("kernel", partial(self._program.compute, i))
-        write, place = self.storage.writer(unit), self.storage.place(unit)
-        if layer.kind == "input":
-            if place is not None:
-                return self._metered("copy", lambda: place.copy_(self._request[layer.name]))
-            form = memory_format(layer.out)
-            return self._metered(
-                "copy", lambda: write(self._request[layer.name].contiguous(memory_format=form))
-            )
-        if kernel is None:
-
-            def answer(tensor: Tensor) -> None:
-                self._outputs[layer.name] = tensor.clone(memory_format=torch.contiguous_format)
-                write(self._outputs[layer.name])
-
-            return self._metered("copy", answer)
-        # A paced unit remembers its result, which must not be in memory that is used again.
-        run = kernel.run if self._pace is None else self._pace.wrap(unit, kernel.run)
-        if place is not None and kernel.into is not None and self._pace is None:
-            return self._metered("kernel", partial(kernel.into, place))
-        run, write = self._metered("kernel", run), self._metered("copy", write)
-        return lambda *inputs: write(run(*inputs))
-
-    def _conversion(self, transfer: Transfer) -> Conversion | None:
-        convert = self.storage.conversion(transfer)
-        if convert is None:
-            return None
-        return replace(convert, run=self._metered("copy", convert.run))
-
-    def _metered(self, part: Part, call: Callable[..., Any]) -> Callable[..., Any]:
-        return call if self._meter is None else self._meter.timed(part, call)
 
     def _waiters(self) -> Mapping[int, tuple[int, ...]]:
         """Receive handle -> tasks that need it."""
@@ -355,7 +183,7 @@ class Executor:
         """Start a request; ``request`` maps input names to tensors on rank 0, else is empty."""
         self.rest()
         self.storage.clear()
-        self._request, self._outputs = request, {}
+        self._mail.request, self._mail.outputs = request, {}
         self._unread = self._reads.copy()
         self._here.clear()
         self._first = self._ran = 0
@@ -581,7 +409,7 @@ class Executor:
 
     def outputs(self) -> dict[str, Tensor]:
         """Answer tensors by output layer, on rank 0 after the request has finished."""
-        return self._outputs
+        return self._mail.outputs
 
     def trace(self) -> list[tuple[Unit, float, float]]:
         """Each unit with its start and end (``time.perf_counter``) in the last request."""
@@ -625,19 +453,6 @@ class Executor:
 
     def close(self) -> None:
         self._transport.close()
-
-
-def direct_layers(units: Sequence[Unit], kernels: Sequence[Kernel | None]) -> frozenset[str]:
-    """Layers whose kernels all compute straight into memory that they are given."""
-    pairs = list(zip(units, kernels, strict=True))
-    others = {unit.layer for unit, kernel in pairs if kernel is None or kernel.into is None}
-    return frozenset(unit.layer for unit in units) - others
-
-
-def _calls(conversions: Sequence[Conversion]) -> tuple[NativeCall, ...] | None:
-    """All of them as machine code; None where one is not."""
-    found = tuple(one.call for one in conversions if one.call is not None)
-    return found if len(found) == len(conversions) else None
 
 
 def _more(transfers: Sequence[Transfer]) -> str:
