@@ -22,6 +22,7 @@ nothing.
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -50,7 +51,7 @@ from edgeflow_mpi.spans import Span
 _SHORTEST_WINDOW_S, _LONGEST_WINDOW_S = 0.003, 0.1
 _FEWEST_CALLS, _ENOUGH_CALLS = 2, 7
 _PATIENCE = 2  # windows to wait for enough calls; a slow device then makes do with the fewest
-_ALIKE = 0.15
+_ALIKE = 1.15
 _EQUAL = 1.1  # engines stand in an order in which they usually are
 
 
@@ -324,30 +325,49 @@ def points_of(timings: Mapping[Key, Timing], *, threads: int) -> Points:
 
 
 def pooled(measured: Sequence[Points], kinds: Sequence[Hashable]) -> tuple[Points, ...]:
-    """Means over the ranks of one kind whose total is within 15 % of their kind's median.
+    """What ranks of one kind have measured, put together.
 
-    A rank that differs more, say because it was given a slower core, keeps its own. Of what
-    only some of the ranks have measured, the mean is theirs.
+    Each point is the mean over them without those that took more than 15 % longer than the
+    fastest: a machine that others use as well has cores that are slow for a while. A rank that
+    is as fast as the fastest at less than a quarter of the points was given a slower core, and
+    keeps its own. Of what only some of the ranks have measured, the mean is theirs.
     """
-    totals = [points.total_s for points in measured]
     result = list(measured)
     for kind in dict.fromkeys(kinds):
         members = [rank for rank, other in enumerate(kinds) if other == kind]
-        typical = statistics.median(totals[rank] for rank in members)
-        alike = [rank for rank in members if abs(totals[rank] - typical) <= _ALIKE * typical]
+        least = _least([measured[rank].seconds for rank in members])
+        alike = [rank for rank in members if _keeps_up(measured[rank].seconds, least)]
+        if not alike:
+            continue
+        least = _least([measured[rank].seconds for rank in alike])
         for rank in alike:
             result[rank] = Points(
                 {
                     key: statistics.fmean(
                         measured[other].seconds[key]
                         for other in alike
-                        if key in measured[other].seconds
+                        if measured[other].seconds.get(key, math.inf) <= _ALIKE * least[key]
                     )
                     for key in measured[rank].seconds
                 },
                 statistics.fmean(measured[other].stretch for other in alike),
             )
     return tuple(result)
+
+
+def _least(times_s: Sequence[Mapping[Key, float]]) -> dict[Key, float]:
+    """The least of each, of those that have it."""
+    found: dict[Key, float] = {}
+    for times in times_s:
+        for key, seconds in times.items():
+            found[key] = min(seconds, found.get(key, math.inf))
+    return found
+
+
+def _keeps_up(times_s: Mapping[Key, float], least_s: Mapping[Key, float]) -> bool:
+    """Whether a quarter of the times are hardly more than the least of their kind."""
+    near = sum(seconds <= _ALIKE * least_s[key] for key, seconds in times_s.items())
+    return 4 * near >= len(times_s)
 
 
 def _costs(points: Points, subjects: Sequence[_Subject]) -> dict[str, LayerCost]:
