@@ -12,7 +12,7 @@ import pytest
 from bench.engines import page as pages
 from bench.engines.channel import Channel, ChannelError, Listener
 from bench.engines.contenders import Contender, parse_contender
-from bench.engines.results import best_engine, median_ms, ratio, read, write
+from bench.engines.results import at_best, best_engine, median_ms, ratio, read, write
 from bench.engines.rounds import Effort
 from tests.jobs import QUICK, finished
 
@@ -62,6 +62,8 @@ def test_the_best_engine_is_a_rival_and_ratios_are_of_medians() -> None:
     assert found is not None and found[0] == pytest.approx(70.5 / 67.0)
     assert found[1] <= found[2]
     assert ratio(entry, "edgeflow-1", "mnn-1") is None
+    assert at_best(entry, "edgeflow-1", ["openvino-1", "ncnn-1", "mnn-1"]) == 69 / 66
+    assert at_best(entry, "edgeflow-1", ["mnn-1"]) is None
     assert best_engine({"contenders": {"torch-1": line((1.0,))}}, 1) is None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,18 @@ def ratio(entry: Entry, name: str, other: str | None) -> tuple[float, float, flo
     turns = [one / another for one, another in zip(mine, theirs, strict=True)]
     low, high = np.percentile(turns, (25, 75))
     return median_ms(entry, name) / median_ms(entry, other), float(low), float(high)
+
+
+def at_best(entry: Entry, name: str, others: Iterable[str]) -> float | None:
+    """The fastest request of ``name`` over the fastest one of any of the others that were measured.
+
+    None where nobody or only one side was.
+    """
+    there = [other for other in others if other in entry["contenders"]]
+    if name not in entry["contenders"] or not there:
+        return None
+    least = min(float(times_ms(entry, other).min()) for other in there)
+    return float(times_ms(entry, name).min()) / least
 
 
 def ours(cores: int) -> str:
