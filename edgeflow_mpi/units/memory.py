@@ -110,7 +110,7 @@ def rank_memory(
         weights_bytes=sum(spec.size_bytes for spec in weights.values()),
         packed_bytes=_packed_bytes(graph, units),
         arena_bytes=lay_out(graph, tables, rank, precedence, loose).size_bytes,
-        live_bytes=_live_bytes(
+        live_bytes=live_bytes(
             graph, units, loose, found if certain is None else frozenset(certain)
         ),
     )
@@ -139,10 +139,14 @@ def _stays(layer: Layer) -> bool:
     return views or layer.divided != "rows"
 
 
-def _live_bytes(
-    graph: Graph, units: tuple[Unit, ...], loose: frozenset[str], direct: frozenset[str]
+def live_bytes(
+    graph: Graph, units: Sequence[Unit], loose: frozenset[str], direct: frozenset[str]
 ) -> int:
-    """The most that is alive outside of the arena while ``units`` run in their order."""
+    """The most that is alive outside of the arena while ``units`` run in this order.
+
+    It is that of the table unless a message is late and another unit runs meanwhile, whose
+    result, if ``loose``, then lives for longer.
+    """
     unread = Counter(need.producer for unit in units for need in unit.requirements)
     layers = [graph.by_name[unit.layer] for unit in units]
     now = peak = sum(layer.out.size_bytes for layer in layers if layer.kind == "input")

@@ -28,8 +28,10 @@ from edgeflow_mpi.partition.plan import LayerPlan, Plan
 from edgeflow_mpi.partition.random import random_plan
 from edgeflow_mpi.partition.search import PARTITIONERS, schemes
 from edgeflow_mpi.runtime.distribute import needed_weights
+from edgeflow_mpi.runtime.executor import Executor
 from edgeflow_mpi.spans import Span, even
-from edgeflow_mpi.units.memory import DeviceMemory, plan_memory, rank_memory
+from edgeflow_mpi.units.buffers import fixed_layers
+from edgeflow_mpi.units.memory import DeviceMemory, live_bytes, plan_memory, rank_memory
 from edgeflow_mpi.units.precedence import Precedence
 from edgeflow_mpi.units.tables import UnitTables
 from tests.division_cases import divided, random_division
@@ -164,7 +166,10 @@ def measured(model: Model, plan: Plan) -> tuple[Held, ...]:
     precedence = Precedence(job.tables)
     return tuple(
         Held(
-            rank_memory(model.graph, job.tables, rank, precedence, executor.direct),
+            replace(
+                rank_memory(model.graph, job.tables, rank, precedence, executor.direct),
+                live_bytes=_live_as_run(model, executor),
+            ),
             DeviceMemory(
                 _weights_bytes(model, job.tables, rank),
                 executor.kept_bytes,
@@ -174,6 +179,15 @@ def measured(model: Model, plan: Plan) -> tuple[Held, ...]:
         )
         for rank, executor in enumerate(job.executors)
     )
+
+
+def _live_as_run(model: Model, executor: Executor) -> int:
+    """What is alive beside the arena with units in the order in which they ran."""
+    ran = sorted(executor.trace(), key=lambda entry: entry[1])
+    units = [unit for unit, _, _ in ran]
+    direct = frozenset(executor.direct)
+    loose = frozenset(unit.layer for unit in units) - direct - fixed_layers(units)
+    return live_bytes(model.graph, units, loose, direct)
 
 
 def _weights_bytes(model: Model, tables: UnitTables, rank: int) -> int:
