@@ -1,11 +1,12 @@
 """Slow devices on a fast machine: how long every unit is to take on the device it stands for.
 
 A cluster file states a device's speed. What a unit takes here is measured: the processor time of
-its very kernel, called again and again, so that its weights are in the shared cache. One factor
-for each device stretches it. The factor is such that the unsplit model takes what the file says,
-its multiply-adds at the device's speed; and every unit takes the file's overhead in place of
-what a call costs here. So layers keep the relations that real kernels give them, thin slices of a
-layer are as inefficient as they are, and faster kernels do not make the device faster.
+its very kernel, called again and again, so that its weights are in the shared cache
+(:mod:`edgeflow_mpi.cluster.prices`). One factor for each device stretches it. The factor is such
+that the unsplit model takes what the file says, its multiply-adds at the device's speed; and every
+unit takes the file's overhead in place of what a call costs here. So layers keep the relations that
+real kernels give them, thin slices of a layer are as inefficient as they are, and faster kernels do
+not make the device faster.
 
 A unit's time is settled before the first request. The processor time of each single call times
 the factor would multiply the noise of a machine that is shared by all devices, and above all its
@@ -18,41 +19,27 @@ Every rank of the job must run on one machine, as all share one list of prices.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
-
-import torch
 
 from edgeflow_mpi.cluster.agree import agree
 from edgeflow_mpi.cluster.cluster_file import NO_LIMIT_BYTES, ClusterSpec
 from edgeflow_mpi.cluster.comm import Communicator
 from edgeflow_mpi.cluster.devices import host_memory_bytes
-from edgeflow_mpi.cluster.fit import fit_affine
-from edgeflow_mpi.cluster.measure import (
-    centred,
-    distinct_layers,
-    row_counts,
-    time_calls,
-)
+from edgeflow_mpi.cluster.fit import fit_affine, fit_share
+from edgeflow_mpi.cluster.measure import distinct_layers, row_counts
+from edgeflow_mpi.cluster.prices import Kind, Prices, Subject, dense_rows, dense_shares
 from edgeflow_mpi.cluster.profile import Device, LayerCost
-from edgeflow_mpi.cluster.random_data import prepared_call, random_weights
 from edgeflow_mpi.errors import ClusterError
+from edgeflow_mpi.graph.division import PART, Division, can_divide, divided, multiplies
 from edgeflow_mpi.graph.needs import Needs
+from edgeflow_mpi.graph.tail import weighty
 from edgeflow_mpi.graph.types import Graph, Layer
-from edgeflow_mpi.kernels.prepare import prepare
 from edgeflow_mpi.progress import Progress
-from edgeflow_mpi.spans import Span
 
 UnitTimes = Literal["kernels", "stated"]
-Price = tuple[str, int]
-"""Signature of a layer, and rows."""
-
-_WINDOW_S = 0.003
-TURNS = 4
-"""How often every kernel is measured."""
 _BUSY = 0.8
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
@@ -76,22 +63,24 @@ class Emulator:
     ----------
     spec : the devices; rank i stands for device i.
     graph, needs : the same on every rank.
+    prices : what kernels take here; the same on every rank, and shared by graphs of one model.
     times : ``kernels`` stretches what kernels take here; ``stated`` takes the file's word, two
         operations for each multiply-add at the device's speed and the overhead.
     """
 
     def __init__(
-        self, spec: ClusterSpec, graph: Graph, needs: Needs, times: UnitTimes = "kernels"
-    ) -> None:
+        self, spec: ClusterSpec, graph: Graph, needs: Needs, prices: Prices,
+        times: UnitTimes = "kernels",
+    ) -> None:  # fmt: skip
         self.spec = spec
         self.times = times
         self.calibration: Calibration | None = None
         self._graph = graph
         self._needs = needs
-        self._prices: dict[Price, float] = {}
+        self._prices = prices
 
     def calibrate(self, comm: Communicator, cores: int, progress: Progress) -> str | None:
-        """Find the devices' factors; collective.
+        """Measure kernels and find the devices' factors; collective.
 
         Returns
         -------
@@ -107,10 +96,13 @@ class Emulator:
         boots = comm.allgather(_boot())
         agree(comm, self._unfit(comm.Get_size(), boots))
         ranks = comm.Get_size()
-        self._learn(comm, cores, progress, self._points(ranks))
-        call_s = min(self._prices.values())
-        layers = self._layers()
-        busy_s = sum(self._prices[self._key(layer, layer.rows)] - call_s for layer in layers)
+        dense = self.times == "kernels" and ranks > 1
+        self._prices.learn(
+            comm, cores, progress, self._subjects(ranks) if dense else self._wholes()
+        )
+        call_s = self._prices.least_s
+        layers = [layer for layer in self._graph.layers if layer.kind == "compute"]
+        busy_s = sum(self._price_s(layer, layer.rows) - call_s for layer in layers)
         work = 2 * sum(layer.macs for layer in layers)
         factors = tuple(
             work / device.flops / max(busy_s, 1e-9) if work else 1.0 for device in self.spec.devices
@@ -142,8 +134,16 @@ class Emulator:
         units: Iterable[tuple[str, int]],
     ) -> None:  # fmt: skip
         """Measure kernels for these rows of these layers, where that was not done; collective."""
-        if self.times == "kernels":
-            self._learn(comm, cores, progress, units)
+        if self.times != "kernels":
+            return
+        rows: dict[str, set[int]] = {}
+        for name, count in units:
+            rows.setdefault(name, set()).add(count)
+        subjects = [
+            Subject(self._graph, self._needs, self._graph.by_name[name], tuple(counts))
+            for name, counts in rows.items()
+        ]
+        self._prices.learn(comm, cores, progress, subjects)
 
     def seconds(self, rank: int, layer_name: str, rows: int) -> float:
         """What device ``rank`` takes for ``rows`` rows of a compute layer."""
@@ -153,23 +153,50 @@ class Emulator:
         if self.times == "stated":
             share = rows / max(layer.rows, 1)
             return device.overhead_s + 2 * layer.macs * share / device.flops
-        price_s = max(self._prices[self._key(layer, rows)] - self.calibration.call_s, 0.0)
-        return device.overhead_s + self.calibration.factors[rank] * price_s
+        return self._stretched_s(rank, self._price_s(layer, rows))
 
     def costs(self) -> tuple[dict[str, LayerCost], ...]:
-        """What a measurement of all layers on the devices finds, as in a profile."""
+        """What a measurement of all layers on the devices finds, as in a profile.
+
+        Lines go through the points that a profile of a job has; what is measured are all.
+        """
         ranks = len(self.spec.devices)
-        return tuple(
-            {
-                self._graph.signatures[layer.name]: fit_affine(
-                    [
-                        (rows, max(self.seconds(rank, layer.name, rows), 1e-9))
-                        for rows in _finer(layer, ranks)
-                    ]
-                )
-                for layer in distinct_layers(self._graph)
-            }
-            for rank in range(ranks)
+        found: tuple[dict[str, LayerCost], ...] = tuple({} for _ in range(ranks))
+        for layer in distinct_layers(self._graph):
+            signature = self._graph.signatures[layer.name]
+            line = {*row_counts(layer, ranks), layer.rows}
+            for rank, costs in enumerate(found):
+                if self.times == "stated":
+                    stated = [(rows, self.seconds(rank, layer.name, rows)) for rows in sorted(line)]
+                    costs[signature] = fit_affine([(rows, max(s, 1e-9)) for rows, s in stated])
+                else:
+                    points, engines = self._points(rank, (signature, layer.rows))
+                    cost = fit_affine([point for point in points if point[0] in line])
+                    costs[signature] = replace(cost, points=points, engines=engines)
+        if self.times == "kernels":
+            self._add_shares(found)
+        return found
+
+    def _add_shares(self, found: Sequence[dict[str, LayerCost]]) -> None:
+        """What parts by channels cost; all of them cost what the layer does."""
+        for subject in self._shares(len(found)):
+            origin = subject.graph.origin[subject.layer.name]
+            signature, channels = subject.kind
+            for rank, costs in enumerate(found):
+                whole_s = costs[origin.signature].measured_seconds(origin.rows)
+                points, engines = self._points(rank, subject.kind)
+                points = (*(point for point in points if point[0] != channels), (channels, whole_s))
+                cost = fit_share(points, channels, whole_s)
+                costs[signature] = replace(cost, points=points, engines=engines)
+
+    def _points(
+        self, rank: int, kind: Kind
+    ) -> tuple[tuple[tuple[int, float], ...], tuple[str, ...]]:
+        """All that is known of a kind, on a device: rows and seconds, and the engines."""
+        prices = sorted(self._prices.of(kind).items())
+        return (
+            tuple((rows, max(self._stretched_s(rank, one.seconds), 1e-9)) for rows, one in prices),
+            tuple(one.engine for _, one in prices),
         )
 
     def devices(self, hosts: Iterable[str]) -> tuple[Device, ...]:
@@ -184,18 +211,46 @@ class Emulator:
             for device, host in zip(self.spec.devices, hosts, strict=True)
         )  # fmt: skip
 
-    def _layers(self) -> list[Layer]:
-        return [layer for layer in self._graph.layers if layer.kind == "compute"]
+    def _stretched_s(self, rank: int, price_s: float) -> float:
+        assert self.calibration is not None
+        work_s = max(price_s - self.calibration.call_s, 0.0)
+        return self.spec.devices[rank].overhead_s + self.calibration.factors[rank] * work_s
 
-    def _points(self, ranks: int) -> list[tuple[str, int]]:
+    def _price_s(self, layer: Layer, rows: int) -> float:
+        kind = self._graph.signatures[layer.name], layer.rows
+        return self._prices.of(kind)[rows].seconds
+
+    def _wholes(self) -> list[Subject]:
         return [
-            (layer.name, rows)
+            Subject(self._graph, self._needs, layer, (layer.rows,))
             for layer in distinct_layers(self._graph)
-            for rows in _finer(layer, ranks)
         ]
 
-    def _key(self, layer: Layer, rows: int) -> Price:
-        return self._graph.signatures[layer.name], rows
+    def _subjects(self, ranks: int) -> list[Subject]:
+        """All that a plan may be made of, nearly."""
+        rows = [
+            Subject(self._graph, self._needs, layer, dense_rows(layer))
+            for layer in distinct_layers(self._graph)
+        ]
+        return [*rows, *self._shares(ranks)]
+
+    def _shares(self, ranks: int) -> Iterator[Subject]:
+        """Layers of many weights by their outputs, linear ones by their inputs as well."""
+        graph = self._graph
+        outputs = weighty(graph, ranks)
+        inputs: Division = tuple(
+            (layer.name, "inputs")
+            for layer in graph.layers
+            if multiplies(layer) and can_divide(graph, layer, "inputs")
+        )
+        for division in (outputs, inputs):
+            names = {name for name, _ in division}
+            parts, needs = divided(graph, self._needs, division)
+            for layer in distinct_layers(parts):
+                if layer.divided in ("outputs", "inputs") and (
+                    layer.name.removesuffix(PART) in names
+                ):
+                    yield Subject(parts, needs, layer, dense_shares(layer))
 
     def _unfit(self, ranks: int, boots: list[str]) -> ClusterError | None:
         count = len(self.spec.devices)
@@ -209,60 +264,6 @@ class Emulator:
                 "emulated devices must be ranks of one machine, and these run on several"
             )
         return None
-
-    @torch.inference_mode()
-    def _learn(
-        self, comm: Communicator, cores: int, progress: Progress,
-        wanted: Iterable[tuple[str, int]],
-    ) -> None:  # fmt: skip
-        """As many ranks as there are cores measure, each its share, and all get everything.
-
-        Every kernel has several turns, and its best one counts: other work slows a machine down
-        by a quarter for seconds, and prices of different moments are to be compared.
-        """
-        missing: dict[Price, Layer] = {}
-        for name, rows in sorted(set(wanted)):
-            layer = self._graph.by_name[name]
-            if self._key(layer, rows) not in self._prices:
-                missing.setdefault(self._key(layer, rows), layer)
-        workers = max(min(comm.Get_size(), cores), 1)
-        rank = comm.Get_rank()
-        mine = list(missing.items())[rank::workers] if rank < workers else []
-        found: dict[Price, float] = {}
-        error: Exception | None = None
-        try:
-            runs: dict[Price, Callable[[], object]] = {}
-            for count, ((signature, rows), layer) in enumerate(mine, 1):
-                progress.update(f"kernel {count} of {len(mine)}: {rows} rows of {layer.name}")
-                runs[signature, rows] = self._call(layer, rows)
-            for turn in range(1, TURNS + 1):
-                progress.update(f"{len(runs)} kernels, turn {turn} of {TURNS}")
-                for price, run in runs.items():
-                    run()
-                    seconds = time_calls(run, _WINDOW_S).cpu_s
-                    found[price] = min(found.get(price, seconds), seconds)
-        except Exception as raised:  # noqa: BLE001 (all ranks must learn of it)
-            error = raised
-        agree(comm, error)
-        for part in comm.allgather(found):
-            self._prices |= part
-
-    def _call(self, layer: Layer, rows: int) -> Callable[[], object]:
-        """The kernel of so many rows, with inputs."""
-        span = centred(layer.rows, rows) if layer.splits else Span.of(0, layer.rows)
-        weights = random_weights(self._graph, layer)
-        kernel = prepare(self._graph, layer, span, weights, self._needs)
-        return prepared_call(self._graph, layer, kernel)
-
-
-def _finer(layer: Layer, ranks: int) -> tuple[int, ...]:
-    """The rows at which a profile measures the layer, and those halfway from one to the next.
-
-    Whole maps may take a third more a row than halves, which stay in a core's own cache. Here a
-    kernel is measured once for all devices, so that there is time to find out from where on.
-    """
-    counts = sorted({*row_counts(layer, ranks), layer.rows})
-    return tuple(sorted({*counts, *((a + b) // 2 for a, b in pairwise(counts))}))
 
 
 def _boot() -> str:

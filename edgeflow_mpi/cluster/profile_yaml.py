@@ -10,9 +10,11 @@ from edgeflow_mpi.cache import write_atomic
 from edgeflow_mpi.cluster.profile import Device, LayerCost, Link, Profile
 from edgeflow_mpi.cluster.yaml_fields import Field
 from edgeflow_mpi.errors import ProfileError
+from edgeflow_mpi.graph.division import How
 from edgeflow_mpi.graph.types import Graph, Origin
 
 FORMAT = 1
+_WAYS: tuple[How, ...] = ("outputs", "inputs")
 
 _HEADER = """\
 # What {model} costs on these devices, and how fast their links are.
@@ -31,7 +33,8 @@ _LAYERS = """\
 # Computing r rows takes fixed_us + per_row_us r, fitted to the points [rows, microseconds].
 # engines, if given, names for each point the engine that was the fastest.
 # Layers with the same signature have the same shapes and were measured once. Where a layer is
-# divided by outputs, its rows are output channels, each with its part of the weights.
+# divided by outputs, its rows are output channels, each with its part of the weights; by inputs,
+# they are rows or channels of what it multiplies.
 """
 
 
@@ -114,10 +117,10 @@ def profile_text(profile: Profile, graph: Graph) -> str:
         lines.append("  devices:")
         for name, costs in zip(names, profile.costs, strict=True):
             lines.append(f"    {_quoted(name)}: {_flow(_cost_fields(costs[signature]))}")
-    for signature, name in _shares(graph).items():
+    for signature, (name, how) in _shares(graph).items():
         if all(signature in costs for costs in profile.costs):
             lines.append(f"- layer: {_quoted(name)}")
-            lines.append("  divided: outputs")
+            lines.append(f"  divided: {how}")
             lines.append(f"  signature: {_quoted(signature)}")
             lines.append("  devices:")
             for device, costs in zip(names, profile.costs, strict=True):
@@ -125,11 +128,12 @@ def profile_text(profile: Profile, graph: Graph) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _shares(graph: Graph) -> dict[str, str]:
-    """Signature of a layer's output channels -> the first layer that has it."""
+def _shares(graph: Graph) -> dict[str, tuple[str, How]]:
+    """Signature of a layer's parts -> the first layer that has it, and what they are parts of."""
     return {
-        Origin(signature, graph.by_name[layers[0]].rows, "outputs").derived: layers[0]
+        Origin(signature, graph.by_name[layers[0]].rows, how).derived: (layers[0], how)
         for signature, layers in _signatures(graph).items()
+        for how in _WAYS
     }
 
 
@@ -303,8 +307,8 @@ def _read_layers(
     for item in layers.items("a list of layers"):
         fields = item.mapping("layer", "signature", "devices", optional=("divided",))
         signature = fields["signature"].text()
-        by_outputs = "divided" in fields and fields["divided"].choice(("outputs",)) == "outputs"
-        if signature not in (shares if by_outputs else needed):
+        how = fields["divided"].choice(_WAYS) if "divided" in fields else None
+        if signature not in needed if how is None else shares.get(signature, ("", ""))[1] != how:
             fields["signature"].fail(f"is {signature!r}, which no layer of {graph.name} has")
         if signature in costs[0]:
             fields["signature"].fail(f"is {signature!r} for a second time")

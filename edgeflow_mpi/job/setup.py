@@ -23,6 +23,7 @@ from edgeflow_mpi.cluster.devices import gather_devices
 from edgeflow_mpi.cluster.emulation import Emulator, UnitTimes
 from edgeflow_mpi.cluster.engines import engines_of_ranks
 from edgeflow_mpi.cluster.hosts import crowding_warning
+from edgeflow_mpi.cluster.prices import Prices
 from edgeflow_mpi.cluster.profile import Profile
 from edgeflow_mpi.cluster.profiling import emulated_profile, profile_for
 from edgeflow_mpi.errors import ClusterError, InputError, PlanError, ProfileError
@@ -211,7 +212,10 @@ def _make_emulator(context: Context, graph: Graph, needs: Needs) -> Emulator | N
         return None
     spec = broadcast(context.comm, lambda: load_cluster(file), "reading the cluster file")
     times: UnitTimes = "stated" if context.options.emulate_units == "stated" else "kernels"
-    emulator = Emulator(spec, graph, needs, times)
+    engines = engines_of_ranks(context.comm, context.options.engine, context.options.precision)
+    # All ranks are on one machine, so that they have the same engines.
+    prices = Prices(engines[0], context.cache, fresh=context.options.remeasure)
+    emulator = Emulator(spec, graph, needs, prices, times)
     with context.timed("profile"), context.progress.step("kernels measured for slower devices"):
         warning = emulator.calibrate(context.comm, context.cores, context.progress)
     if warning is not None:

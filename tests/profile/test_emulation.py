@@ -8,10 +8,12 @@ from collections.abc import Callable
 import pytest
 from profile_cases import on_ranks, relu_graph
 
-from edgeflow_mpi.cluster import emulation
+from edgeflow_mpi.cache import Cache
+from edgeflow_mpi.cluster import emulation, prices
 from edgeflow_mpi.cluster.cluster_file import ClusterSpec, parse_cluster
 from edgeflow_mpi.cluster.emulation import Emulator, UnitTimes
 from edgeflow_mpi.cluster.measure import Timing
+from edgeflow_mpi.cluster.prices import Prices
 from edgeflow_mpi.errors import ClusterError
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph
@@ -49,15 +51,19 @@ def priced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         timed.append(rows)
         return Timing(CALL_S + ROW_S * rows, 1.0, 1.0)
 
-    monkeypatch.setattr(emulation, "time_calls", time_calls)
+    monkeypatch.setattr(prices, "time_calls", time_calls)
     return timed
+
+
+def without_cache() -> Prices:
+    return Prices(("onednn", "aten"), Cache(None, NoProgress()))
 
 
 def calibrated(cluster: ClusterSpec, times: UnitTimes = "kernels") -> list[Emulator]:
     graph = worked_graph()
 
     def work(comm: object) -> Emulator:
-        emulator = Emulator(cluster, graph, Needs(graph), times)
+        emulator = Emulator(cluster, graph, Needs(graph), without_cache(), times)
         emulator.calibrate(comm, 2, NoProgress())  # type: ignore[arg-type]
         emulator.learn(comm, 2, NoProgress(), [("a", 3), ("a", 3), ("b", 2)])  # type: ignore[arg-type]
         return emulator
@@ -78,19 +84,21 @@ def test_the_unsplit_model_takes_its_work_at_the_stated_speed_plus_overheads() -
 def test_thin_slices_keep_what_kernels_make_of_them() -> None:
     emulator, other = calibrated(spec(1e-3, 1e-3))
     assert emulator.calibration is not None
-    # The cheapest call is that of two rows, and what it takes is replaced by the overhead.
-    assert emulator.calibration.call_s == pytest.approx(CALL_S + 2 * ROW_S)
+    # The cheapest call is that of one row, and what it takes is replaced by the overhead.
+    assert emulator.calibration.call_s == pytest.approx(CALL_S + ROW_S)
     factor = emulator.calibration.factors[0]
-    assert emulator.seconds(0, "a", 3) == pytest.approx(50e-6 + factor * ROW_S)
-    assert emulator.seconds(0, "b", 2) == pytest.approx(50e-6)
+    assert emulator.seconds(0, "a", 3) == pytest.approx(50e-6 + factor * 2 * ROW_S)
+    assert emulator.seconds(0, "b", 1) == pytest.approx(50e-6)
     assert other.seconds(1, "a", 3) == emulator.seconds(0, "a", 3)
 
 
 def test_every_price_is_measured_by_one_rank_in_several_turns(priced: list[int]) -> None:
     calibrated(spec(1e-3, 1e-3, 1e-3))
-    # Layers a and b have one shape. Rows 1, 3, 4 and 8 are a profile's, 2 and 6 lie halfway, and
-    # so all that the units have, 2 and 3, is there.
-    assert sorted(priced) == sorted([*{8, 4, 3, 1, 2, 6}] * 2 * emulation.TURNS)
+    # Layers a and b have one shape. What the units have, 2 and 3 rows, is there.
+    again = sorted([*range(1, 9)] * 2)
+    for rows in again:
+        priced.remove(rows)
+    assert sorted({*priced}) == [*range(1, 9)] and len(priced) >= (prices.TURNS - 1) * len(again)
 
 
 def test_stated_times_are_those_of_the_file() -> None:
@@ -105,7 +113,8 @@ def test_costs_are_lines_through_the_units_times() -> None:
     signature = worked_graph().signatures["a"]
     for rank in (0, 1):
         points = costs[rank][signature].points
-        assert [rows for rows, _ in points] == [2, 3, 4, 6, 8]
+        assert [rows for rows, _ in points] == [*range(1, 9)]
+        assert len(costs[rank][signature].engines) == len(points)
         assert all(seconds == emulator.seconds(rank, "a", rows) for rows, seconds in points)
     devices = emulator.devices(["one", "two"])
     assert [device.memory_bytes for device in devices] == [100_000_000] * 2
@@ -117,7 +126,8 @@ def failing(cluster: ClusterSpec, ranks: int) -> list[str]:
     graph = worked_graph()
 
     def work(comm: object) -> None:
-        Emulator(cluster, graph, Needs(graph)).calibrate(comm, 2, NoProgress())  # type: ignore[arg-type]
+        emulator = Emulator(cluster, graph, Needs(graph), without_cache())
+        emulator.calibrate(comm, 2, NoProgress())  # type: ignore[arg-type]
 
     found = on_ranks(ranks, work)
     assert all(isinstance(error, ClusterError) for error in found)
@@ -148,8 +158,9 @@ def test_too_many_devices_for_the_machine_are_warned_about() -> None:
 
     def work(comm: object) -> str | None:
         # Two devices of nearly a core each.
-        cluster = spec(*[2000 / (2 * 6 * ROW_S + 6 * ROW_S) / 1e9 * 0.95] * 2)
-        return Emulator(cluster, graph, Needs(graph)).calibrate(comm, 2, NoProgress())  # type: ignore[arg-type]
+        cluster = spec(*[2000 / (3 * 7 * ROW_S) / 1e9 * 0.95] * 2)
+        emulator = Emulator(cluster, graph, Needs(graph), without_cache())
+        return emulator.calibrate(comm, 2, NoProgress())  # type: ignore[arg-type]
 
     for warning in on_ranks(2, work):
         assert isinstance(warning, str) and "cores' work and this machine has 2" in warning

@@ -1,0 +1,125 @@
+"""Prices of kernels: which are measured, by which engine, and what is kept of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from profile_cases import on_ranks, relu_graph
+
+from edgeflow_mpi.cache import Cache
+from edgeflow_mpi.cluster import prices
+from edgeflow_mpi.cluster.measure import Timing
+from edgeflow_mpi.cluster.prices import Price, Prices, Subject, dense_rows, dense_shares
+from edgeflow_mpi.errors import ModelError
+from edgeflow_mpi.graph.needs import Needs
+from edgeflow_mpi.graph.types import Layer
+from edgeflow_mpi.progress import NoProgress
+
+ENGINES = ("onednn", "aten")
+
+
+def layer_of(rows: int, *, splits: bool = True) -> Layer:
+    layer = relu_graph(rows=rows).by_name["a"]
+    return layer if splits else replace(layer, divisible=False)
+
+
+def subject(*counts: int, layer: str = "a") -> Subject:
+    graph = relu_graph()
+    return Subject(graph, Needs(graph), graph.by_name[layer], counts)
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Every kernel takes less from turn to turn; the rows of each that was timed."""
+    rows: list[int] = []
+
+    def time_calls(run: Callable[[], object], window_s: float) -> Timing:
+        count = run().shape[2]  # type: ignore[attr-defined]
+        rows.append(count)
+        return Timing(count + 1 / rows.count(count), 1.0, 1.0)
+
+    monkeypatch.setattr(prices, "time_calls", time_calls)
+    return rows
+
+
+def learned(folder: Path | None, *subjects: Subject, fresh: bool = False) -> Prices:
+    def work(comm: object) -> Prices:
+        found = Prices(ENGINES, Cache(folder, NoProgress()), fresh=fresh)
+        found.learn(comm, 1, NoProgress(), subjects)  # type: ignore[arg-type]
+        return found
+
+    everyone = on_ranks(2, work)
+    kind = subjects[0].kind
+    assert all(isinstance(one, Prices) for one in everyone), everyone
+    first, other = everyone
+    assert first.of(kind) == other.of(kind)  # type: ignore[attr-defined]
+    return first  # type: ignore[return-value]
+
+
+def test_all_small_numbers_of_rows_and_pairs_of_large_ones_are_priced() -> None:
+    assert dense_rows(layer_of(7)) == tuple(range(1, 8))
+    many = dense_rows(layer_of(224))
+    assert set(range(1, 33)) <= set(many) and {40, 41, 64, 65, 112, 192, 193, 224} <= set(many)
+    assert len(many) < 65 and max(many) == 224
+    assert dense_rows(layer_of(9, splits=False)) == (9,)
+    shares = dense_shares(layer_of(512))
+    assert {512, 256, 128, 64, 73} <= set(shares) and len(shares) < 25
+    assert dense_shares(layer_of(1)) == (1,)
+
+
+@pytest.mark.usefixtures("timed")
+def test_the_best_of_several_turns_counts() -> None:
+    found = learned(None, subject(3, 5), subject(3, 8)).of(subject(1).kind)
+    assert set(found) == {3, 5, 8}
+    for rows, price in found.items():
+        assert price.seconds <= rows + 1 / prices.TURNS
+        assert price.engine in ENGINES
+
+
+def test_what_was_measured_is_not_measured_again(tmp_path: Path, timed: list[int]) -> None:
+    first = learned(tmp_path, subject(2, 4))
+    timed.clear()
+    again = learned(tmp_path, subject(2, 4))
+    assert timed == [] and again.of(subject(1).kind) == first.of(subject(1).kind)
+    more = learned(tmp_path, subject(2, 4, 6)).of(subject(1).kind)
+    assert set(timed) == {6} and set(more) == {2, 4, 6}
+    timed.clear()
+    assert set(learned(tmp_path, subject(6), fresh=True).of(subject(1).kind)) == {6}
+    assert set(timed) == {6}
+
+
+@pytest.mark.parametrize("text", ["one two", "a b c d e\n", "s 8 2 fast aten\n"])
+def test_a_text_of_another_form_is_no_price(text: str) -> None:
+    assert prices._parsed(text) == {}
+    assert prices._parsed("s 8 2 0.25 aten\n") == {("s", 8): {2: Price(0.25, "aten")}}
+
+
+def test_between_two_numbers_of_rows_their_engines_are_tried() -> None:
+    known = {2: Price(1.0, "aten"), 8: Price(1.0, "onednn"), 16: Price(1.0, "ncnn")}
+    assert prices._around(known, 5) == {"aten", "onednn"}
+    assert prices._around(known, 20) == {"ncnn"}
+    assert prices._around({}, 3) == set()
+
+
+def test_work_is_shared_out_by_weight() -> None:
+    heavy = subject(*range(1, 9))
+    light = [replace(subject(1), layer=replace(heavy.layer, rows=rows)) for rows in (3, 4, 5)]
+    shares = prices._shared_out([heavy, *light], 2)
+    assert shares[0] == [heavy] and len(shares[1]) == 3
+
+
+def test_a_kernel_that_fails_on_one_rank_fails_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise ModelError("no such operator")
+
+    monkeypatch.setattr(prices, "random_weights", refuse)
+
+    def work(comm: object) -> None:
+        found = Prices(ENGINES, Cache(None, NoProgress()))
+        found.learn(comm, 1, NoProgress(), [subject(2)])  # type: ignore[arg-type]
+
+    for error in on_ranks(2, work):
+        assert isinstance(error, ModelError) and "no such operator" in str(error)
