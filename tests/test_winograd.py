@@ -35,11 +35,11 @@ from edgeflow_mpi.kernels.llvm.machine import Machine, native
 from edgeflow_mpi.kernels.llvm.packed import PackedWeights, packed_weights
 from edgeflow_mpi.kernels.winograd.blocking import blocking
 from edgeflow_mpi.kernels.winograd.choice import candidates, suited
-from edgeflow_mpi.kernels.winograd.code import Variant
 from edgeflow_mpi.kernels.winograd.compiled import code
 from edgeflow_mpi.kernels.winograd.convolution import Convolution, Shape
 from edgeflow_mpi.kernels.winograd.gemm import emit_gemm
-from edgeflow_mpi.kernels.winograd.points import filtering
+from edgeflow_mpi.kernels.winograd.points import filtering, part
+from edgeflow_mpi.kernels.winograd.variant import Variant
 from tests.machine_code import PROCESSORS, Processor, assembly, run_natively
 
 Tensor = torch.Tensor
@@ -110,30 +110,35 @@ def packed(
 
 
 def convolution(case: Case, machine: Machine, variant: Variant, threads: int) -> Convolution:
-    made = code(machine, variant)
+    edges = variant.at_edges(case.shape.out_height, case.shape.out_width)
+    made = code(machine, variant, edges)
     assert made is not None
     weights = packed(case.weight, case.bias, variant, machine)
     return Convolution(machine, variant, made, weights, case.shape, case.low, case.high, threads)
 
 
+def times(matrix: tuple[tuple[Fraction, ...], ...], values: list[Fraction]) -> list[Fraction]:
+    return [sum((c * v for c, v in zip(row, values, strict=True)), Fraction(0)) for row in matrix]
+
+
 @pytest.mark.parametrize("kernel_and_results", [(m, r) for r in (3, 5, 7) for m in (2, 4)], ids=str)
 def test_filtering_is_exact_in_fractions(kernel_and_results: tuple[int, int]) -> None:
+    """All of it, and every part of it with fewer results, by the same transformed filter."""
     results, taps = kernel_and_results
-    f = filtering(results, taps)
+    whole = filtering(results, taps)
     random = Random(results)
-    samples = [Fraction(random.randrange(-9, 10)) for _ in range(f.products)]
     weights = [Fraction(random.randrange(-9, 10)) for _ in range(taps)]
-
-    def times(matrix: tuple[tuple[Fraction, ...], ...], values: list[Fraction]) -> list[Fraction]:
-        return [sum((c * v for c, v in zip(row, values, strict=True)), Fraction(0))
-                for row in matrix]  # fmt: skip
-
-    products = [
-        a * b for a, b in zip(times(f.filter, weights), times(f.input, samples), strict=True)
-    ]
-    assert times(f.output, products) == [
-        sum(samples[i + k] * weights[k] for k in range(taps)) for i in range(results)
-    ]
+    transformed = times(whole.filter, weights)
+    for fewer in range(1, results + 1):
+        f = part(whole, fewer)
+        assert (f.results, f.products) == (fewer, fewer + taps - 1)
+        samples = [Fraction(random.randrange(-9, 10)) for _ in range(f.products)]
+        products = [
+            transformed[k] * b for k, b in zip(f.kept, times(f.input, samples), strict=True)
+        ]
+        assert times(f.output, products) == [
+            sum(samples[i + k] * weights[k] for k in range(taps)) for i in range(fewer)
+        ]
 
 
 @pytest.mark.parametrize("machine", [*machines()], ids=lambda machine: f"{machine.lanes}lanes")
@@ -186,7 +191,7 @@ def test_blocks_are_worked_off_whatever_their_size(monkeypatch: pytest.MonkeyPat
     expected = F.conv2d(tensor.double(), weight.double(), padding=1)
     shape = Shape(2, 64, 23, 41, 112, 23, 41, 1, 1)
     weights = packed(weight, None, variant, machine)
-    made = code(machine, variant)
+    made = code(machine, variant, variant.at_edges(23, 41))
     assert made is not None
     whole = Convolution(machine, variant, made, weights, shape).run(tensor)
     assert relative_error([whole], [expected]) <= BOUND

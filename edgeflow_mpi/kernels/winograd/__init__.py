@@ -14,6 +14,10 @@ and padding is a matter of addresses.
     The interpolation points, and the exact matrices that follow from them.
 ``transforms``
     The matrices as few vector operations.
+``variant``
+    Filtering along height and width, and what is left of it at the edges of a map.
+``tiles``
+    Tiles of one kind from the map to points, and from products to results.
 ``gemm``
     Products of a few tiles with a panel of weights, all sums in registers.
 ``code``
@@ -22,6 +26,8 @@ and padding is a matter of addresses.
     These functions, made on first use.
 ``blocking``
     How a convolution is cut into blocks.
+``tables``
+    Its tiles in the order in which they are computed.
 ``convolution``
     One prepared convolution: its frame, and calling it.
 ``choice``

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgeflow_mpi.kernels.winograd.code import Variant
+from edgeflow_mpi.kernels.winograd.variant import Variant
 
 POINTS_BYTES = 512 * 1024
 """Transformed tiles of one thread's block: a part of the second-level cache."""
@@ -29,11 +29,14 @@ class Blocking:
         Tiles whose first step is done at a time.
     chunk : int
         Tiles whose second step is done at a time, a panel of them.
+    together : bool
+        Whether all threads do one block.
     """
 
     block: int
     segment: int
     chunk: int
+    together: bool = False
 
 
 def blocking(
@@ -48,20 +51,20 @@ def blocking(
     channels, panels : input channels, and panels of output channels.
     """
     least = LEAST_TILES_LARGE if weights_bytes > LARGE_BYTES else LEAST_TILES
-    block = _even(tiles, max(least, POINTS_BYTES // (4 * variant.products * channels)))
+    block = even(tiles, max(least, POINTS_BYTES // (4 * variant.products * channels)))
     columns = STRIP_BYTES // (4 * variant.height.products * channels) - variant.width.taps + 1
-    segment = _even(min(across, block), max(1, columns // variant.width.results))
+    segment = even(min(across, block), max(1, columns // variant.width.results))
     wanted = ITEMS_PER_THREAD * threads
     if threads == 1 or -(-tiles // block) >= wanted:
         return Blocking(block, segment, block)
-    segment = min(segment, _even(tiles, -(-tiles // wanted)))
+    segment = min(segment, even(tiles, -(-tiles // wanted)))
     chunks = 1
     while panels * chunks < wanted and tiles // (chunks + 1) >= LEAST_TILES:
         chunks += 1
-    return Blocking(tiles, segment, -(-tiles // chunks))
+    return Blocking(tiles, segment, -(-tiles // chunks), together=True)
 
 
-def _even(total: int, most: int) -> int:
+def even(total: int, most: int) -> int:
     """The size of as few parts as possible, none above ``most``, all about equal."""
     parts = -(-total // most)
     return -(-total // parts)

@@ -12,8 +12,10 @@ from llvmlite import ir
 
 from edgeflow_mpi.kernels.llvm.machine import Machine
 from edgeflow_mpi.kernels.llvm.objects import loaded
-from edgeflow_mpi.kernels.winograd.code import ENTRY, Variant, emit_convolution
+from edgeflow_mpi.kernels.winograd.code import ENTRY, emit_convolution
 from edgeflow_mpi.kernels.winograd.gemm import emit_gemm, gemm_name
+from edgeflow_mpi.kernels.winograd.tiles import READ, WRITE, emit_tiles
+from edgeflow_mpi.kernels.winograd.variant import Variant
 
 
 @dataclass(frozen=True)
@@ -28,25 +30,51 @@ class Code:
         That function's.
     gemms_address : int
         The frame's table of gemm functions.
+    reads, writes : array
+        The frame's tables of functions by kinds of tiles.
     """
 
     run: Callable[[int], None]
     address: int
     gemms_address: int
+    reads: array[int]
+    writes: array[int]
 
 
 @cache
-def code(machine: Machine, variant: Variant) -> Code | None:
-    """The code of one variant, made on the first call in this process; None if LLVM fails."""
+def code(machine: Machine, variant: Variant, edges: Variant) -> Code | None:
+    """The code of one variant, made on the first call in this process; None if LLVM fails.
+
+    ``edges`` is the variant's part that is left for the last tiles (:meth:`Variant.at_edges`).
+    """
+    rows, columns = edges.height.results, edges.width.results
+    high, wide = variant.height.results, variant.width.results
     try:
+        function, entry = _convolution(machine)
         gemms = _gemms(machine)
-        (entry,) = loaded(
-            machine, str(variant), lambda: emit_convolution(machine, variant), [ENTRY]
-        )
+        kinds = [
+            _tiles(machine, variant, variant.part(*results))
+            for results in ((high, columns), (high, wide), (rows, wide), (rows, columns))
+        ]
     except RuntimeError:
         return None
-    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(entry)
-    return Code(function, entry, gemms.buffer_info()[0])
+    reads, writes, adds = zip(*kinds, strict=True)
+    return Code(
+        function, entry, gemms.buffer_info()[0], array("q", reads), array("q", (*writes, *adds))
+    )
+
+
+@cache
+def _convolution(machine: Machine) -> tuple[Callable[[int], None], int]:
+    (entry,) = loaded(machine, "winograd", lambda: emit_convolution(machine), [ENTRY])
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(entry), entry
+
+
+@cache
+def _tiles(machine: Machine, variant: Variant, tiles: Variant) -> tuple[int, ...]:
+    """Addresses of what reads tiles, writes results, and adds to results."""
+    what = str(variant) if tiles == variant else f"{tiles} of {variant}"
+    return loaded(machine, what, lambda: emit_tiles(machine, variant, tiles), [READ, *WRITE])
 
 
 @cache

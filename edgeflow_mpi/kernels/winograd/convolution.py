@@ -24,8 +24,10 @@ from edgeflow_mpi.kernels.llvm.memory import (
 from edgeflow_mpi.kernels.llvm.packed import PackedWeights
 from edgeflow_mpi.kernels.native import NativeCall, held_alike
 from edgeflow_mpi.kernels.winograd.blocking import blocking
-from edgeflow_mpi.kernels.winograd.code import FIELDS, Variant
+from edgeflow_mpi.kernels.winograd.code import FIELDS
 from edgeflow_mpi.kernels.winograd.compiled import Code
+from edgeflow_mpi.kernels.winograd.tables import BLOCK, SEGMENT, needed_by, tables
+from edgeflow_mpi.kernels.winograd.variant import Variant
 
 Tensor = torch.Tensor
 
@@ -90,7 +92,7 @@ class Convolution:
         products_thread = cut.chunk * variant.products * machine.panel
         self._sizes = (
             threads * strips_thread,
-            points_thread * (1 if cut.block == tiles else threads),
+            points_thread * (1 if cut.together else threads),
             threads * products_thread,
         )
         starts = (0, self._sizes[0], self._sizes[0] + self._sizes[1])
@@ -100,21 +102,31 @@ class Convolution:
         }
         self._zeros = zeros(shape.width * shape.channels)
         self._weights, self._code = weights, code
+        edges = variant.at_edges(shape.out_height, shape.out_width)
+        made = tables(variant, shape.images, shape.out_height, shape.out_width, cut)
+        self._tables = [
+            array("q", table) for table in (made.blocks, made.segments, needed_by(variant, edges))
+        ]
+        blocks, segments, needed = (table.buffer_info()[0] for table in self._tables)
         values = {
             "height": shape.height, "width": shape.width, "channels": shape.channels,
-            "out_height": shape.out_height, "out_width": shape.out_width,
+            "out_width": shape.out_width,
             "above": shape.above, "left": shape.left,
             "weights": weights.values.data_ptr(), "bias": weights.bias.data_ptr(),
             "panels": weights.panels, "last_panel": weights.last_panel,
             "panel_channels": min(machine.panel, shape.out_channels),
             "low": float_bits(low), "high": float_bits(high),
-            "tiles_across": across, "tiles_image": image, "tiles": tiles,
-            "block": cut.block, "segment": cut.segment, "chunk": cut.chunk,
+            "product_count": variant.products, "needed_by": needed,
+            "blocks": blocks, "block_count": len(made.blocks) // len(BLOCK),
+            "segments": segments, "segment_count": len(made.segments) // len(SEGMENT),
+            "together": cut.together,
             "strips_thread": strips_thread, "strip_row": strip_row,
             "points_thread": points_thread, "points_tile": points_tile,
             "points_product": points_product,
             "products_thread": products_thread, "zeros": self._zeros.data_ptr(),
-            "threads": threads, "parallel": parallel, "gemms": code.gemms_address,
+            "gemms": code.gemms_address, "reads": code.reads.buffer_info()[0],
+            "writes": code.writes.buffer_info()[0],
+            "threads": threads, "parallel": parallel,
         }  # fmt: skip
         self._frame = filled(FIELDS, values)
         self._address = self._frame.buffer_info()[0]

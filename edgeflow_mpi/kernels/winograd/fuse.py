@@ -47,8 +47,10 @@ def fused_convolution(
         (height, width), shape.images, shape.out_height, shape.out_width,
         shape.channels, shape.out_channels,
     )  # fmt: skip
-    compiled = code(machine, variant) if variant is not None else None
-    if variant is None or compiled is None:
+    if variant is None:
+        return None
+    compiled = code(machine, variant, variant.at_edges(shape.out_height, shape.out_width))
+    if compiled is None:
         return None
     bias = weights[bias_arg.name] if isinstance(bias_arg, Weight) else None
     behind = epilogue(steps, calls, j)

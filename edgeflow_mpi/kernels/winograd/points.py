@@ -9,6 +9,11 @@ pairs chosen keep the root mean square of the error small, which with independen
 proportional to that over a of sum_i A_ai^2 |B_i|^2 |G_i|^2. F(4, 3) then errs by 1.1e-6 of the
 largest result in two dimensions; with the usual points 0, 1, -1, 2, -2 it is 2.7e-6.
 
+At the edges of a map fewer results are wanted than a tile has. F(m', r) with m' < m needs
+m' + r - 1 products, and may take them at some of the points of F(m, r): what differs in the
+transformed filter is a factor per product, which the samples can take over. So the transformed
+filter is the same to the last bit, with some products left out.
+
 References
 ----------
 .. [1] B. Barabasz et al., "Error analysis and improving the accuracy of Winograd convolution
@@ -21,6 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
+from itertools import combinations
 
 Matrix = tuple[tuple[Fraction, ...], ...]
 
@@ -49,6 +55,8 @@ class Filtering:
     output, filter, input : tuple of rows of Fraction
         A^T (m × n), G (n × r) and B^T (n × n), n = m + r - 1, a row of G and B^T per point.
         Rows of B^T of a pair differ in the sign of their odd columns only.
+    kept : tuple of int
+        Which products of the filtering that this is a part of these are; all of its own if none.
     """
 
     results: int
@@ -57,6 +65,12 @@ class Filtering:
     output: Matrix
     filter: Matrix
     input: Matrix
+    kept: tuple[int, ...]
+
+    @property
+    def zero(self) -> bool:
+        """Whether 0 is among the points, which an even number of products has."""
+        return self.products % 2 == 0
 
     @property
     def products(self) -> int:
@@ -70,7 +84,7 @@ def filtering(results: int, taps: int) -> Filtering:
     count = results + taps - 1
     if count == 1:
         one: Matrix = ((Fraction(1),),)
-        return Filtering(1, 1, (), one, one, one)
+        return Filtering(1, 1, (), one, one, one, (0,))
     pairs = _PAIRS[count]
     points = [Fraction(0), *(sign * p for p in pairs for sign in (1, -1))]
     output = tuple((*(p**i for p in points), Fraction(i == results - 1)) for i in range(results))
@@ -90,7 +104,49 @@ def filtering(results: int, taps: int) -> Filtering:
         filters.append(tuple(p**i / scale for i in range(taps)))
     rows.append(tuple(_product(points)))
     filters.append(tuple(Fraction(i == taps - 1) for i in range(taps)))
-    return Filtering(results, taps, pairs, output, tuple(filters), tuple(rows))
+    kept = tuple(range(count))
+    return Filtering(results, taps, pairs, output, tuple(filters), tuple(rows), kept)
+
+
+@cache
+def part(whole: Filtering, results: int) -> Filtering:
+    """F(results, taps) by some of the products of ``whole``, with the same transformed filter.
+
+    Pairs stay together. Of what is possible it is the one with the smallest error.
+    """
+    if results == whole.results:
+        return whole
+    count = (results + whole.taps - 2) // 2
+    choices = (_part(whole, results, chosen) for chosen in combinations(whole.pairs, count))
+    return min(choices, key=_error)
+
+
+def _part(whole: Filtering, results: int, pairs: tuple[Fraction, ...]) -> Filtering:
+    zero = (results + whole.taps) % 2 == 1
+    points = [Fraction(0)] * zero + [sign * p for p in pairs for sign in (1, -1)]
+    every = [Fraction(0), *(sign * p for p in whole.pairs for sign in (1, -1))]
+    kept = (*(every.index(p) for p in points), whole.products - 1)
+    rows: list[tuple[Fraction, ...]] = []
+    for k, p in enumerate(points):
+        others = points[:k] + points[k + 1 :]
+        factor = 1 / whole.filter[kept[k]][0]
+        for other in others:
+            factor /= p - other
+        rows.append((*(factor * c for c in _product(others)), Fraction(0)))
+    rows.append(tuple(_product(points)))
+    output = tuple((*(p**i for p in points), Fraction(i == results - 1)) for i in range(results))
+    filters = tuple(whole.filter[k] for k in kept)
+    return Filtering(results, whole.taps, pairs, output, filters, tuple(rows), kept)
+
+
+def _error(f: Filtering) -> float:
+    """The square of the error, but for a factor."""
+    sizes = [
+        float(sum(c * c for c in read)) * float(sum(c * c for c in taps))
+        for read, taps in zip(f.input, f.filter, strict=True)
+    ]
+    return sum(float(a * a) * size for row in f.output
+               for a, size in zip(row, sizes, strict=True))  # fmt: skip
 
 
 def _product(roots: Sequence[Fraction]) -> list[Fraction]:

@@ -14,8 +14,8 @@ def input_transform(f: Function, filtering: Filtering, samples: Sequence[Value])
     if filtering.products == 1:
         return list(samples)
     rows = filtering.input
-    made = [_combination(f, rows[0], samples)]
-    for k in range(1, len(rows) - 1, 2):
+    made = [_combination(f, rows[0], samples)] if filtering.zero else []
+    for k in range(len(made), len(rows) - 1, 2):
         even = [c if column % 2 == 0 else Fraction(0) for column, c in enumerate(rows[k])]
         odd = [c if column % 2 == 1 else Fraction(0) for column, c in enumerate(rows[k])]
         # The highest odd coefficient is the point itself: taken out, it costs nothing more.
@@ -32,14 +32,15 @@ def output_transform(f: Function, filtering: Filtering, products: Sequence[Value
     """A^T v. Even powers of a pair of points need the sum of its products, odd ones the rest."""
     if filtering.products == 1:
         return list(products)
-    sums, differences = [products[0]], [products[0]]
-    for k in range(1, len(products) - 1, 2):
+    alone = 1 if filtering.zero else 0
+    sums, differences = list(products[:alone]), list(products[:alone])
+    for k in range(alone, len(products) - 1, 2):
         sums.append(f.builder.fadd(products[k], products[k + 1]))
         differences.append(f.builder.fsub(products[k], products[k + 1]))
     made = []
     for power, row in enumerate(filtering.output):
         terms = [*(sums if power % 2 == 0 else differences), products[-1]]
-        coefficients = [row[0], *row[1:-1:2], row[-1]]
+        coefficients = [*row[:alone], *row[alone:-1:2], row[-1]]
         made.append(_combination(f, coefficients, terms))
     return made
 
