@@ -185,7 +185,7 @@ def case(thread: bool = True, ms: float = 96.0) -> Case:
 def test_results_are_read_back_and_shown(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     assert load_results(path) == Results()
-    results = Results((), {"cores": 2}).plus(case(ms=1.0)).plus(case()).plus(case(False, 99.0))
+    results = Results((), {"cores": 2}).plus(case(ms=1.0)).plus(case(ms=99.0)).plus(case(False))
     results.save(path)
     assert load_results(path) == results and len(results.cases) == 2
     text = page(results, "overlap.png")
@@ -198,7 +198,7 @@ def test_results_are_read_back_and_shown(tmp_path: Path) -> None:
     told = " ".join(text.split())
     assert "*joint* on emulated hosts: 90 % hidden; 1 % over the latency by the rates" in told
     assert "blocking takes 10 % longer than overlap, and in 1 of 1 cases every request" in told
-    assert "no thread" not in page(Results((case(),), {"note": "A note."}), None)
+    assert "hidden, thread" not in page(Results((case(),), {"note": "A note."}), None)
     path.write_text("[]")
     with pytest.raises(InputError, match="is not a file of results"):
         load_results(path)

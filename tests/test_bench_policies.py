@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +13,19 @@ import pytest
 from bench.policies import __main__ as command
 from bench.policies import measuring
 from bench.policies.claims import claims, slower
-from bench.policies.grid import FEW, KINDS, MODELS, PARTITIONERS, clusters, places, slowdown
+from bench.policies.grid import (
+    FEW,
+    KINDS,
+    MANY,
+    MODELS,
+    PARTITIONERS,
+    Place,
+    clusters,
+    places,
+    slowdown,
+)
 from bench.policies.grouping import free_memory_bytes, groups
+from bench.policies.measuring import Running
 from bench.policies.page import page
 from bench.policies.results import Cell, Device, Outcome, Results, load_results
 from edgeflow_mpi.cluster.cluster_file import parse_cluster
@@ -41,8 +54,8 @@ def cell(*outcomes: Outcome, model: str = "resnet50", kind: str = "equal-8") -> 
 def test_the_grid_is_that_of_the_bench_and_the_cheapest_come_first() -> None:
     grid = places(MODELS, clusters())
     assert len(grid) == len({place.key for place in grid}) == len(MODELS) * len(KINDS) * 3
-    assert {place.partitioners for place in grid} == {PARTITIONERS, FEW}
-    assert {p.cluster.bandwidth_mbps for p in grid if p.partitioners == PARTITIONERS} == {93.7}
+    assert {place.partitioners for place in grid} == {MANY, FEW}
+    assert {p.cluster.bandwidth_mbps for p in grid if p.partitioners == MANY} == {93.7}
     assert grid[0].model == "mobilenet_v2" and grid[-1].model == "vgg16"
     assert set(PARTITIONERS) <= set(KNOWN)
 
@@ -163,8 +176,33 @@ def test_what_is_done_is_not_done_again_and_is_shown(
     assert made == ["resnet50 on equal-8-93_7", "vgg16 on equal-8-93_7"]
     assert command.main(arguments) == 0
     assert len(made) == 2
+    made.clear()
+    (tmp_path / "kept.json").unlink()
+    assert command.main([*arguments, "--beds", "2"]) == 0
+    assert sorted(made) == ["resnet50 on equal-8-93_7", "vgg16 on equal-8-93_7"]
     assert "holds: all 6 answers" in capsys.readouterr().out
     assert (tmp_path / "page.md").read_text().startswith("# Every partitioner on emulated clusters")
+
+
+def test_a_cell_that_fails_ends_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[int] = []
+
+    def measure(place: Place, effort: object, progress: object, running: Running) -> Cell:
+        if place.model == "resnet50":
+            raise ClusterError("resnet50 does not fit")
+        with subprocess.Popen(["sleep", "60"], text=True) as job:
+            running.add(job)
+            ended.append(job.wait())
+        raise ClusterError("ended")
+
+    monkeypatch.setattr(command, "measure_place", measure)
+    monkeypatch.setattr(command, "take_down", lambda bed: None)
+    cells = ["--models", "resnet50", "vgg16", "--clusters", "equal-8", "--bandwidths", "93.7"]
+    assert command.main([*cells, "--beds", "2", "--results", str(tmp_path / "kept.json")]) == 1
+    assert ended == [-signal.SIGTERM]
+    assert "resnet50 does not fit" in capsys.readouterr().err
 
 
 def test_misuse_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -188,14 +226,15 @@ def test_one_small_cell_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         pytest.skip(str(error))
     (place,) = places(
         ["tests.job_models:tiny"], [replace(command._SMALL, gflops=(0.02, 0.01))],
-        ["equal", "proportional", "single"],
+        ["equal", "proportional", "gather", "single"],
     )  # fmt: skip
-    effort = measuring.Effort(2, options=("--input-shape", "1,3,32,32"), bed=bed)
+    options = ("--input-shape", "1,3,32,32")
+    effort = measuring.Effort(1, options=options, bed=bed, turns=tmp_path / "turns")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     try:
         cell = measuring.measure_place(place, effort, NoProgress())
     finally:
         measuring.take_down(bed)
-    assert [o.partitioner for o in cell.outcomes] == ["equal", "proportional", "single"]
+    assert [o.partitioner for o in cell.outcomes] == ["equal", "proportional", "gather", "single"]
     assert all(o.right and o.median_ms > 0 and len(o.devices) == 2 for o in cell.outcomes)
     assert cell.link is not None and cell.refused == {}

@@ -98,6 +98,20 @@ def test_results_are_recalled_where_requests_are_all_the_same(clock: FakeTime) -
     assert clock.now_s == pytest.approx(100.5, abs=1e-4)
 
 
+def test_what_is_computed_for_later_requests_only_takes_what_it_takes_here(
+    clock: FakeTime,
+) -> None:
+    slow = Pace(lambda unit: 0.25, recall=True)
+    slow.counts = False
+    paced = slow.wrap(UNIT, lambda: torch.ones(1))
+    paced()
+    assert clock.now_s == pytest.approx(100, abs=1e-4)
+    slow.counts = True
+    paced()
+    assert clock.now_s == pytest.approx(100.25, abs=1e-4)
+    assert slow.units == 1
+
+
 def test_units_count_when_they_are_to(clock: FakeTime) -> None:
     slow = Pace(lambda unit: 0.1)
     paced = slow.wrap(UNIT, lambda: clock.sleep(0.3) or torch.ones(1))

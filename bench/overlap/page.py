@@ -12,7 +12,7 @@ _HEAD = (
     "model", "plan", "under way", "held up", "late", "hidden", "behind units", "all hidden",
     "by the rates", "measured", "blocking", "gain", "units late",
 )  # fmt: skip
-_NO_THREAD = ("hidden, no thread", "measured, no thread")
+_THREAD = ("hidden, thread", "measured, thread")
 TITLES = {
     "tcp-4": "Four ranks over TCP within one machine",
     "testbed-4": "Four emulated hosts, links of 93.7 Mbit/s",
@@ -51,9 +51,10 @@ part of all latencies.
   ([planning.md](planning.md)), where it has such.
 """
 
-_NO_THREAD_TOLD = """\
-- **no thread**: without Open MPI's progress thread (`--progress-thread off`); all other columns are
-  with it.
+_THREAD_TOLD = """\
+- **thread**: with Open MPI's progress thread (`--progress-thread on`). All other columns are
+  without it, as jobs on emulated devices run: while such a rank sleeps, the kernel wakes it for
+  whatever arrives.
 """
 
 
@@ -76,20 +77,19 @@ def page(results: Results, picture: str | None) -> str:
     if picture is not None:
         lines += [f"![Latency over what it would be with all messages hidden]({picture})", ""]
     lines += _READING.splitlines()
-    if not all(case.progress_thread for case in results.cases):
-        lines += _NO_THREAD_TOLD.splitlines()
+    if len(usual(results)) < len(results.cases):
+        lines += _THREAD_TOLD.splitlines()
     lines += ["", *_shown(results), ""]
-    for setting in dict.fromkeys(case.setting for case in in_order(results)):
-        cases = [case for case in in_order(results) if case.setting == setting]
-        lines += [f"## {TITLES.get(setting, setting)}", "", *_table(cases), ""]
+    for setting in dict.fromkeys(case.setting for case in usual(results)):
+        lines += [f"## {TITLES.get(setting, setting)}", "", *_table(results, setting), ""]
     return "\n".join(lines)
 
 
 def _shown(results: Results) -> Iterator[str]:
-    """What emulated hosts with the progress thread show, from the lowest to the highest."""
+    """What emulated hosts show, from the lowest to the highest."""
     found: dict[str, list[Plan]] = {}
-    for case in results.cases:
-        if case.progress_thread and case.setting.startswith("testbed"):
+    for case in usual(results):
+        if case.setting.startswith("testbed"):
             for plan in case.plans:
                 found.setdefault(plan.name, []).append(plan)
     for name, plans in found.items():
@@ -110,11 +110,14 @@ def _range(shares: Sequence[float]) -> str:
     return f"{low} %" if low == high else f"{low} to {high} %"
 
 
-def in_order(results: Results) -> list[Case]:
-    """By setting, then by model."""
+def usual(results: Results) -> list[Case]:
+    """A case for each setting and model, as jobs run there if that was measured; in order."""
+    found: dict[tuple[str, str], Case] = {}
+    for case in sorted(results.cases, key=lambda c: c.progress_thread, reverse=True):
+        found[case.setting, case.model] = case
     order = list(TITLES)
     known = {name: place for place, name in enumerate(order)}
-    return sorted(results.cases, key=lambda c: (known.get(c.setting, len(order)), c.model))
+    return sorted(found.values(), key=lambda c: (known.get(c.setting, len(order)), c.model))
 
 
 def _intro(results: Results) -> Iterator[str]:
@@ -132,16 +135,17 @@ def _intro(results: Results) -> Iterator[str]:
     )
 
 
-def _table(cases: Sequence[Case]) -> list[str]:
-    without = {c.model: c for c in cases if not c.progress_thread}
-    rows: list[tuple[str, ...]] = [_HEAD + (_NO_THREAD if without else ())]
+def _table(results: Results, setting: str) -> list[str]:
+    cases = [case for case in usual(results) if case.setting == setting]
+    rest = [c for c in results.cases if c.setting == setting and c not in cases]
+    threaded = {case.model: case for case in rest}
+    rows: list[tuple[str, ...]] = [_HEAD + (_THREAD if threaded else ())]
     for case in cases:
-        if case.progress_thread:
-            other = without.get(case.model)
-            rows += [
-                (case.model, *_row(plan), *(_compared(plan, other) if without else ()))
-                for plan in case.plans
-            ]
+        other = threaded.get(case.model)
+        rows += [
+            (case.model, *_row(plan), *(_compared(plan, other) if threaded else ()))
+            for plan in case.plans
+        ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
 
     def line(row: Sequence[str]) -> str:
@@ -168,7 +172,7 @@ def _row(plan: Plan) -> tuple[str, ...]:
 
 
 def _compared(plan: Plan, other: Case | None) -> tuple[str, str]:
-    """The same plan without the progress thread, where that was measured."""
+    """The same plan with the progress thread, where that was measured."""
     same = next((p for p in other.plans if p.name == plan.name), None) if other else None
     if same is None:
         return "", ""

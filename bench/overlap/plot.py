@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.overlap.page import TITLES, in_order
+from bench.overlap.page import TITLES, usual
 from bench.overlap.results import Results
 from edgeflow_mpi.report.files import write_file
 from edgeflow_mpi.report.plots import require_matplotlib
@@ -27,8 +27,8 @@ def draw(results: Results, path: Path) -> None:
     found = [
         (setting, case, plan)
         for setting in _SETTINGS
-        for case in in_order(results)
-        if case.setting == setting and case.progress_thread
+        for case in usual(results)
+        if case.setting == setting
         for plan in case.plans
     ]
     figure = Figure(figsize=(9, 1.2 + 0.34 * max(len(found), 1)), layout="constrained")

@@ -7,8 +7,11 @@ import math
 import os
 import signal
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -24,7 +27,7 @@ from bench.policies.grid import (
     places,
     weight,
 )
-from bench.policies.measuring import Effort, measure_place, take_down
+from bench.policies.measuring import Effort, Running, measure_place, take_down
 from bench.policies.page import page
 from bench.policies.results import OURS, SINGLE, Cell, Results, load_results
 from edgeflow_mpi.errors import EdgeflowError, InputError
@@ -120,31 +123,58 @@ def _measure(
     results: Results, left: Sequence[Place], options: argparse.Namespace, progress: Progress
 ) -> Results:
     """Cell after cell, each kept at once; none is begun that would not end in time."""
-    bed = os.environ.get(NAME_VARIABLE) or Effort.bed
-    effort = Effort(options.repeat, plan_seconds=options.plan_seconds, bed=bed)
+    effort = Effort(options.repeat, plan_seconds=options.plan_seconds)
     if options.small:
-        effort = replace(
-            effort, repeat=3, options=("--input-shape", "1,3,64,64", "--plan-seconds", "0.2")
-        )
+        effort = replace(effort, options=("--input-shape", "1,3,64,64", "--plan-seconds", "0.2"))
+    waiting = list(left)
     began_s = time.monotonic()
-    pace = _pace(results)
-    try:
-        for count, place in enumerate(left):
-            expected_s = pace * weight(place)
-            spent_s = time.monotonic() - began_s
-            if options.seconds is not None and count and spent_s + expected_s > options.seconds:
-                break
-            cell = measure_place(place, effort, progress)
-            results = results.plus(cell)
-            if options.results is not None:
-                results.save(options.results)
-            pace = _pace(results)
-            rest_s = pace * sum(map(weight, left[count + 1 :]))
-            progress.say(f"{_headline(cell)} ({cell.took_s:.0f} s; {_left(left, count, rest_s)})")
-    finally:
-        if not options.keep_up:
-            take_down(effort.bed)
+
+    def begins() -> bool:
+        """Whether there is time for the next cell."""
+        if not waiting or options.seconds is None or len(waiting) == len(left):
+            return bool(waiting)
+        expected_s = _pace(results) * weight(waiting[0])
+        return bool(time.monotonic() - began_s + expected_s <= options.seconds)
+
+    with _testbeds(options.beds, keep_up=options.keep_up) as (turns, beds):
+        running = Running()
+        with ThreadPoolExecutor(options.beds) as pool:
+            under_way: dict[Future[Cell], str] = {}
+            try:
+                while begins() or under_way:
+                    while beds and begins():
+                        bed = beds.pop(0)
+                        mine = replace(effort, bed=bed, turns=turns if options.beds > 1 else None)
+                        place = waiting.pop(0)
+                        job = pool.submit(measure_place, place, mine, progress, running)
+                        under_way[job] = bed
+                    for job in wait(under_way, return_when=FIRST_COMPLETED).done:
+                        beds.append(under_way.pop(job))
+                        cell = job.result()
+                        results = results.plus(cell)
+                        if options.results is not None:
+                            results.save(options.results)
+                        rest_s = sum(map(weight, waiting)) * _pace(results) / options.beds
+                        more = _left(len(waiting), rest_s)
+                        progress.say(f"{_headline(cell)} ({cell.took_s:.0f} s; {more})")
+            except BaseException:
+                running.end()
+                raise
     return results
+
+
+@contextmanager
+def _testbeds(count: int, *, keep_up: bool) -> Iterator[tuple[Path, list[str]]]:
+    """Names of testbeds, which are down afterwards, and a file for their jobs to take turns by."""
+    first = os.environ.get(NAME_VARIABLE) or Effort.bed
+    beds = [first, *(f"{first}{number}" for number in range(2, count + 1))]
+    with tempfile.TemporaryDirectory(prefix="edgeflow-turns-") as folder:
+        try:
+            yield Path(folder) / "turns", list(beds)
+        finally:
+            if not keep_up:
+                for bed in beds:
+                    take_down(bed)
 
 
 def _pace(results: Results) -> float:
@@ -165,9 +195,8 @@ def _headline(cell: Cell) -> str:
     return f"{cell.key}, emulated: {', '.join(parts)} ms{gain}"
 
 
-def _left(left: Sequence[Place], count: int, rest_s: float) -> str:
-    more = len(left) - count - 1
-    return f"{more} cells left, about {math.ceil(rest_s / 60)} min" if more else "all done"
+def _left(count: int, rest_s: float) -> str:
+    return f"{count} cells left, about {math.ceil(rest_s / 60)} min" if count else "all begun"
 
 
 def _positive(text: str) -> int:
@@ -213,7 +242,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add(
         "--repeat", type=_positive, default=Effort.repeat, metavar="N",
-        help="timed requests of every plan (default: %(default)s)",
+        help="timed requests of every plan; up to three times as many where they differ by more "
+        "than 1%% (default: %(default)s)",
     )  # fmt: skip
     add(
         "--plan-seconds", type=_number, default=Effort.plan_seconds, metavar="S",
@@ -225,6 +255,10 @@ def _parser() -> argparse.ArgumentParser:
         "(default: %(default)s)",
     )  # fmt: skip
     add("--again", action="store_true", help="also cells that are done")
+    add(
+        "--beds", type=_positive, default=1, metavar="N",
+        help="testbeds at once, which take turns with requests (default: %(default)s)",
+    )  # fmt: skip
     add(
         "--seconds", type=_number, metavar="S",
         help="begin no cell that would end later than so many seconds from now, but one; 0: none",

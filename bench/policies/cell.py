@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from bench.policies.grouping import free_memory_bytes, groups
-from bench.policies.results import SINGLE, Device, Outcome
+from bench.policies.results import Device, Outcome
 from edgeflow_mpi.cluster.agree import agreed, broadcast
 from edgeflow_mpi.errors import ClusterError, PlanError
+from edgeflow_mpi.graph.local import part_spec
+from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.job.context import Context
 from edgeflow_mpi.job.serve import (
     Contender,
@@ -23,6 +27,7 @@ from edgeflow_mpi.job.serve import (
     measure,
     open_session,
     rank_stats,
+    warm_up,
 )
 from edgeflow_mpi.job.setup import (
     Task,
@@ -33,19 +38,21 @@ from edgeflow_mpi.job.setup import (
     versions,
 )
 from edgeflow_mpi.model.reference import reference_outputs
+from edgeflow_mpi.partition.graphs import graph_for
 from edgeflow_mpi.report.compare import compare_outputs
 from edgeflow_mpi.report.files import write_file
 from edgeflow_mpi.report.results import RankStats
 from edgeflow_mpi.runtime.distribute import needed_weights
+from edgeflow_mpi.runtime.session import Session
 from edgeflow_mpi.units.tables import UnitTables
 
 Tensor = torch.Tensor
-_BLOCK = 2
-"""Requests of one plan before the next has its turn."""
-_SINGLE_REPEATS = 2
-"""The undivided model takes seconds for each, and always the same."""
-_PACKED = 4
-"""What kernels make of weights takes up to so many times their memory."""
+_STEADY = 0.01
+"""Requests of a plan that differ by less need not be repeated."""
+_MOST_TURNS = 3
+_PACKED = 5
+"""Filters, and what kernels make of them, take up to so many times their memory; other weights
+twice theirs."""
 _SHARE = 0.6
 """Of the free memory, for the plans that are loaded at once."""
 
@@ -61,11 +68,16 @@ class _Found:
 
 
 def measure_cell(
-    context: Context, open_transport: OpenTransport, partitioners: Sequence[str], result: Path
+    context: Context,
+    open_transport: OpenTransport,
+    partitioners: Sequence[str],
+    result: Path,
+    turns: Path | None = None,
 ) -> int:
     """Plan with every partitioner and measure all plans in turn; collective.
 
-    Rank 0 writes ``outcomes``, ``refused`` and ``versions`` to ``result``.
+    Rank 0 writes ``outcomes``, ``refused`` and ``versions`` to ``result``. ``turns`` is a file
+    that who measures requests locks, for jobs on several testbeds of one machine.
 
     Raises
     ------
@@ -81,7 +93,7 @@ def measure_cell(
 
     def plan(name: str) -> UnitTables | str:
         try:
-            return plan_tables(context, task, profile, name)
+            return plan_tables(context, _task_of(task, name), profile, name)
         except PlanError as error:
             return str(error)
 
@@ -92,7 +104,7 @@ def measure_cell(
     tables = {name: found for name, found in planned.items() if not isinstance(found, str)}
     refused = {name: found for name, found in planned.items() if isinstance(found, str)}
     alike = _alike(tables)
-    cell = _Cell(context, task, hosts[context.rank], open_transport)
+    cell = _Cell(context, task, hosts[context.rank], open_transport, turns)
     found = cell.measure({name: tables[name] for name in tables if alike[name] == name})
     with agreed(context.comm, "checking the answers"):
         if context.first:
@@ -109,6 +121,16 @@ def measure_cell(
     return 0
 
 
+def _task_of(task: Task, partitioner: str) -> Task:
+    """The task on the graph that the partitioner plans."""
+    graph = graph_for(partitioner, task.graph)
+    if graph is task.graph:
+        return task
+    needs = Needs(graph)
+    emulator = None if task.emulator is None else task.emulator.on(graph, needs)
+    return replace(task, graph=graph, needs=needs, emulator=emulator)
+
+
 def _alike(tables: Mapping[str, UnitTables]) -> dict[str, str]:
     """For every partitioner the first that has the same units."""
     first: dict[str, str] = {}
@@ -123,8 +145,14 @@ class _Cell:
     """The sessions of one cell, on this rank."""
 
     def __init__(
-        self, context: Context, task: Task, host: str, open_transport: OpenTransport
+        self,
+        context: Context,
+        task: Task,
+        host: str,
+        open_transport: OpenTransport,
+        turns: Path | None,
     ) -> None:
+        self._turns = turns
         self._context = context
         self._task = task
         self._host = host
@@ -134,64 +162,102 @@ class _Cell:
 
     def measure(self, tables: Mapping[str, UnitTables]) -> dict[str, _Found]:
         """All plans, as many beside each other as fit into memory; collective."""
-        context, task = self._context, self._task
-        names = [name for name in tables if name != SINGLE]
-        sizes_bytes = [_packed_bytes(task, tables[name]) for name in names]
-        room_bytes = context.comm.bcast(round(_SHARE * free_memory_bytes()), root=0)
+        names = list(tables)
+        sizes_bytes = _packed_bytes(self._task, tables)
+        room_bytes = self._context.comm.bcast(round(_SHARE * free_memory_bytes()), root=0)
         found: dict[str, list[_Found]] = {}
         for group in groups(sizes_bytes, room_bytes):
             together = {names[index]: tables[names[index]] for index in group}
-            for name, one in self._together(context, together).items():
+            for name, one in self._together(together).items():
                 found.setdefault(name, []).append(one)
-        if SINGLE in tables:
-            options = context.options
-            few = replace(options, repeat=min(_SINGLE_REPEATS, options.repeat), warmup=1)
-            alone = self._together(replace(context, options=few), {SINGLE: tables[SINGLE]})
-            found[SINGLE] = [alone[SINGLE]]
         return {name: _joined(parts) for name, parts in found.items()}
 
-    def _together(self, context: Context, tables: Mapping[str, UnitTables]) -> dict[str, _Found]:
-        task, rank = self._task, context.rank
-        sessions = {
-            name: open_session(context, task, each, self._weights(each), self._open_transport)
-            for name, each in tables.items()
-        }
-        count = context.options.repeat
-        with context.progress.step(f"{count} requests of {', '.join(tables)}"):
-            measured = measure(
-                context, task, [Contender(session) for session in sessions.values()],
-                rounds=-(-count // _BLOCK),
-            )  # fmt: skip
+    def _together(self, tables: Mapping[str, UnitTables]) -> dict[str, _Found]:
+        context = self._context
+        sessions = {name: self._open(name, each) for name, each in tables.items()}
+        contenders = {name: Contender(session) for name, session in sessions.items()}
+        with context.progress.step(f"the units of {', '.join(tables)} computed"):
+            warm_up(context, self._task, list(contenders.values()))
+        found: dict[str, list[_Found]] = {name: [] for name in tables}
+        with _turn(context, self._turns), context.progress.step(f"requests of {', '.join(tables)}"):
+            for _ in range(_MOST_TURNS):
+                restless = context.comm.bcast(
+                    [name for name in tables if not _steady(found[name])], root=0
+                )
+                for name, one in self._requests({n: contenders[n] for n in restless}).items():
+                    found[name].append(one)
+        for session in sessions.values():
+            session.close()
+        return {name: _joined(parts) for name, parts in found.items()}
+
+    def _open(self, name: str, tables: UnitTables) -> Session:
+        context, task = self._context, _task_of(self._task, name)
+        mine = hand_out_weights(context, task, tables, self._had, self._held)
+        if self._had is None and task is self._task:
+            self._had, self._held = tables, mine
+        return open_session(context, task, tables, mine, self._open_transport)
+
+    def _requests(self, contenders: Mapping[str, Contender]) -> dict[str, _Found]:
+        """As many timed requests of each as the options say, and what they brought."""
+        if not contenders:
+            return {}
+        context, task = self._context, self._task
+        warm = replace(context, options=replace(context.options, warmup=0))
+        measured = measure(warm, task, list(contenders.values()), rounds=1)
         found = {}
-        for (name, session), mine in zip(sessions.items(), measured, strict=True):
-            stats = rank_stats(context, session, mine, self._host)
-            late = lateness(context, session)
+        for (name, contender), mine in zip(contenders.items(), measured, strict=True):
+            stats = rank_stats(context, contender.session, mine, self._host)
+            late = lateness(context, contender.session)
             assert late is not None
-            answer = mine.answers[0] if rank == 0 else ()
+            answer = mine.answers[0] if context.first else ()
             per_rank = tuple(context.comm.allgather(stats))
             found[name] = _Found(mine.latencies_s, answer, per_rank, late)
-            session.close()
         return found
 
-    def _weights(self, tables: UnitTables) -> Mapping[str, Tensor]:
-        mine = hand_out_weights(self._context, self._task, tables, self._had, self._held)
-        if self._had is None:
-            self._had, self._held = tables, mine
-        return mine
+
+@contextmanager
+def _turn(context: Context, turns: Path | None) -> Iterator[None]:
+    """While no other testbed of this machine measures requests; collective."""
+    if turns is None:
+        yield
+        return
+    with turns.open("a") as file:
+        with agreed(context.comm, "waiting for the turn"):
+            if context.first:
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # closed, it is unlocked
 
 
-def _packed_bytes(task: Task, tables: UnitTables) -> int:
-    """About what all ranks' kernels for these tables take."""
-    graph = task.divided(tables.division).graph
-    specs = graph.weight_specs
-    names = (name for rank in range(tables.size) for name in needed_weights(graph, tables, rank))
-    return _PACKED * sum(specs[name].size_bytes for name in names if name in specs)
+def _steady(found: Sequence[_Found]) -> bool:
+    """Whether the requests so far are alike; on rank 0."""
+    all_s = [seconds for one in found for seconds in one.all_s]
+    return bool(all_s) and max(all_s) <= (1 + _STEADY) * min(all_s)
+
+
+def _packed_bytes(task: Task, plans: Mapping[str, UnitTables]) -> list[int]:
+    """About what all ranks' kernels take: for the first plan, and for others what it has not."""
+    sizes: list[int] = []
+    first: set[tuple[int, str]] = set()
+    for name, tables in plans.items():
+        graph = _task_of(task, name).divided(tables.division).graph
+        wanted = {
+            (rank, key): part_spec(graph, key, part)
+            for rank in range(tables.size)
+            for key, part in needed_weights(graph, tables, rank).items()
+        }
+        sizes.append(sum(
+            spec.size_bytes * (_PACKED if len(spec.shape) == 4 else 2)
+            for key, spec in wanted.items()
+            if key not in first
+        ))  # fmt: skip
+        first = first or set(wanted)
+    return sizes
 
 
 def _joined(parts: Sequence[_Found]) -> _Found:
-    """One plan's requests in several groups; its ranks as in the first."""
-    first = parts[0]
-    return replace(first, all_s=tuple(seconds for part in parts for seconds in part.all_s))
+    """One plan's requests of several turns; its ranks as in the first, late as in all."""
+    all_s = tuple(seconds for part in parts for seconds in part.all_s)
+    return replace(parts[0], all_s=all_s, late=parts[-1].late)
 
 
 def _outcomes(

@@ -24,13 +24,15 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--result", type=Path, required=True)
     parser.add_argument("--partitioners", required=True)
+    parser.add_argument("--turns", type=Path)
     mine, options = parser.parse_known_args(argv)
 
     def job(context: Context, open_transport: OpenTransport) -> int:
         # Late, because it imports torch, which must find the rank's cores settled.
         from bench.policies.cell import measure_cell
 
-        return measure_cell(context, open_transport, mine.partitioners.split(","), mine.result)
+        names = mine.partitioners.split(",")
+        return measure_cell(context, open_transport, names, mine.result, mine.turns)
 
     return run(options, job)
 

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,16 +29,48 @@ _TESTBED = ROOT / "launch" / "testbed"
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to plan and how often to ask; ``options`` are more of the job's."""
+    """How long to plan and how often to ask at least; ``options`` are more of the job's.
 
-    repeat: int = 4
+    ``turns`` is a file that jobs on several testbeds lock while they measure requests.
+    """
+
+    repeat: int = 2
     warmup: int = 1
     plan_seconds: float = 10.0
     options: tuple[str, ...] = ()
     bed: str = BED
+    turns: Path | None = None
 
 
-def measure_place(place: Place, effort: Effort, progress: Progress) -> Cell:
+class Running:
+    """The commands that run now, of all testbeds, so that all can be ended."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._commands: set[subprocess.Popen[str]] = set()
+        self._over = False
+
+    def add(self, command: subprocess.Popen[str]) -> None:
+        with self._lock:
+            self._commands.add(command)
+            if self._over:
+                command.terminate()
+
+    def remove(self, command: subprocess.Popen[str]) -> None:
+        with self._lock:
+            self._commands.discard(command)
+
+    def end(self) -> None:
+        """Those, and all that are yet to be started; mpirun ends its ranks."""
+        with self._lock:
+            self._over = True
+            for command in self._commands:
+                command.terminate()
+
+
+def measure_place(
+    place: Place, effort: Effort, progress: Progress, running: Running | None = None
+) -> Cell:
     """Measure one cell; its testbed stays up, for the next model on the same cluster.
 
     Raises
@@ -48,13 +81,14 @@ def measure_place(place: Place, effort: Effort, progress: Progress) -> Cell:
     began_s, started = time.monotonic(), datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     facts: dict[str, Any] = {"started": started, **machine()}
     times = slowdown(place)
+    running = running or Running()
     with tempfile.TemporaryDirectory(prefix="edgeflow-policies-") as name:
         folder = Path(name)
         file = folder / f"{place.cluster.name}.yaml"
         file.write_text(place.cluster.text(times))
-        _follow(effort, ["up", str(file), "--ignore-latency"], place.key, progress)
+        _follow(effort, ["up", str(file), "--ignore-latency"], place.key, progress, running)
         result = folder / "result.json"
-        _follow(effort, _job(place, effort, result), place.key, progress)
+        _follow(effort, _job(place, effort, result), place.key, progress, running)
         try:
             found = json.loads(result.read_text())
         except (OSError, ValueError):
@@ -82,8 +116,9 @@ def take_down(bed: str = BED) -> None:
 
 def _job(place: Place, effort: Effort, result: Path) -> list[str]:
     model = place.model if re.search(r"[:/]|\.pt2$", place.model) else f"torchvision:{place.model}"
+    turns = () if effort.turns is None else ("--turns", str(effort.turns))
     return [
-        "run", "--module", "bench.policies.job", "--",
+        "run", "--module", "bench.policies.job", "--", *turns,
         "--result", str(result), "--partitioners", ",".join(place.partitioners),
         "--model", model, "--links-from-cluster",
         "--plan-seconds", f"{effort.plan_seconds:g}",
@@ -91,7 +126,9 @@ def _job(place: Place, effort: Effort, result: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def _follow(effort: Effort, words: Sequence[str], where: str, progress: Progress) -> None:
+def _follow(
+    effort: Effort, words: Sequence[str], where: str, progress: Progress, running: Running
+) -> None:
     """Run a command of the testbed to its end, and pass on what it says."""
     said: list[str] = []
     with subprocess.Popen(
@@ -105,13 +142,16 @@ def _follow(effort: Effort, words: Sequence[str], where: str, progress: Progress
         errors="replace",
     ) as command:
         assert command.stdout is not None
+        running.add(command)
         try:
             for line in command.stdout:
                 said = [*said[-100:], line.strip()]
                 progress.update(f"{where}: {line.strip(' …' + chr(10))}")
         except BaseException:
-            command.terminate()  # mpirun ends its ranks
+            command.terminate()
             raise
+        finally:
+            running.remove(command)
     if command.returncode:
         sentences = [line for line in said if re.match(r"(edgeflow_mpi|launch/testbed): ", line)]
         last = sentences or [line for line in said if line] or ["it failed"]

@@ -34,13 +34,14 @@ class _Published(NamedTuple):
     model: str | None
     devices: int
     speedup: float
+    marker: str
 
 
 _PUBLISHED = (
-    _Published("AOFL, 8 Raspberry Pi 3B+, 93.7 Mbit/s", "vgg16", 8, 3.7),
-    _Published("AOFL, 8 Raspberry Pi 3B+, 93.7 Mbit/s", "resnet50", 8, 2.3),
-    _Published("PICO, 8 Raspberry Pi 4, 50 Mbit/s (ResNet-34, throughput)", None, 8, 5.0),
-    _Published("DeepThings, 6 Raspberry Pi 3 (part of YOLOv2)", None, 6, 3.5),
+    _Published("AOFL, 8 Raspberry Pi 3B+, 93.7 Mbit/s", "vgg16", 8, 3.7, "*"),
+    _Published("AOFL, 8 Raspberry Pi 3B+, 93.7 Mbit/s", "resnet50", 8, 2.3, "*"),
+    _Published("PICO, 8 Raspberry Pi 4, 50 Mbit/s (ResNet-34, throughput)", None, 8, 5.0, "x"),
+    _Published("DeepThings, 6 Raspberry Pi 3 (part of YOLOv2)", None, 6, 3.5, "+"),
 )
 
 
@@ -85,8 +86,8 @@ def speedups(cells: Sequence[Cell]) -> Figure | None:
             if published.model in (model, None) and published.devices <= most:
                 own = published.model == model
                 axes.plot(
-                    published.devices, published.speedup, marker="*" if own else "x", linestyle="",
-                    color=_INK if own else _FAINT, markersize=10 if own else 6,
+                    published.devices, published.speedup, marker=published.marker, linestyle="",
+                    color=_INK if own else _FAINT, markersize=10 if own else 7,
                     label=published.label,
                 )  # fmt: skip
         axes.set_xlabel("devices", color=_INK)

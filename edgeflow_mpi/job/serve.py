@@ -156,8 +156,10 @@ def _make_pace(
 
     def seconds(unit: Unit) -> float:
         taken = {transfer for need in unit.requirements for transfer in need.transfers}
-        messages = len(taken) + len(unit.forwards)
-        return emulator.seconds(rank, unit.layer, unit.rows.rows) + messages * message_s
+        messages_s = (len(taken) + len(unit.forwards)) * message_s
+        if task.graph.by_name[unit.layer].kind != "compute":
+            return messages_s  # what passes through a relay costs nothing else
+        return emulator.seconds(rank, unit.layer, unit.rows.rows) + messages_s
 
     return Pace(seconds, recall=_recalls(context, task), listener=listener)
 
@@ -251,10 +253,18 @@ def fastest(measured: Sequence[Measured]) -> Measured:
     return min(measured, key=lambda one: statistics.median(one.latencies_s))
 
 
+def warm_up(context: Context, task: Task, contenders: Sequence[Contender]) -> None:
+    """As many untimed requests through every session as the options say; collective."""
+    for contender in contenders:
+        series = _Series(context, task, contender.session)
+        with _cores_of_its_host(context, contender.alone, contender.own_threads):
+            series.run(context.options.warmup, timed=False)
+
+
 def measure(
     context: Context, task: Task, contenders: Sequence[Contender], *, rounds: int = _ROUNDS
 ) -> tuple[Measured, ...]:
-    """Timed requests through every session, a few of each in turn; collective.
+    """Timed requests through every session, a few of each in turn, after untimed; collective.
 
     So what slows the machines down for a while slows all sessions alike.
 
@@ -275,15 +285,11 @@ def measure(
     rounds = min(rounds, count) if deepest == 1 else max(min(rounds, count // (4 * deepest)), 1)
     shares = [count // rounds + (i < count % rounds) for i in range(rounds)]
     series = [_Series(context, task, contender.session) for contender in contenders]
-
-    def turn(count: int, *, timed: bool) -> None:
+    warm_up(context, task, contenders)
+    for share in shares:
         for contender, requests in zip(contenders, series, strict=True):
             with _cores_of_its_host(context, contender.alone, contender.own_threads):
-                requests.run(count, timed=timed)
-
-    turn(options.warmup, timed=False)
-    for share in shares:
-        turn(share, timed=True)
+                requests.run(share, timed=True)
     return tuple(requests.measured() for requests in series)
 
 
@@ -417,5 +423,5 @@ def rank_stats(context: Context, session: Session, measured: Measured, host: str
 
 __all__ = [
     "Contender", "Lateness", "Measured", "OpenTransport", "fits", "hand_out_weights", "lateness",
-    "measure", "open_session", "rank_stats", "rank_times", "single_rank",
+    "measure", "open_session", "rank_stats", "rank_times", "single_rank", "warm_up",
 ]  # fmt: skip

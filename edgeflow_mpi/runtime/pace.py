@@ -35,7 +35,8 @@ class Pace:
     seconds : what a unit is to take.
     recall : compute every unit once and have the same result ever after, for requests that are
         all the same. Eight ranks that share two cores and their caches cannot compute for eight
-        devices at once; what they can do is to wait and to pass messages.
+        devices at once; what they can do is to wait and to pass messages. In a request that does
+        not count a unit that computes takes what it takes here.
     listener : who sleeps, and lets messages move meanwhile.
 
     Attributes
@@ -43,7 +44,7 @@ class Pace:
     wanted_s, late_s : what units were to take since the start, and by how much they ended late.
     units, on_time : how many have run, and how many of them ended late by no more than
         :data:`TOLERANCE` of their time.
-    counts : whether units are counted now.
+    counts : whether units are counted now; only then is the rank more urgent than others.
     """
 
     def __init__(
@@ -84,6 +85,9 @@ class Pace:
                 result = computing(kernel, *inputs)
                 if self._recall:
                     kept.append(result.clone())
+                    if not self.counts:
+                        self._due_s = None
+                        return result
             due_s = self._due_s = begun_s + seconds
             self._sleep_until(due_s)
             if self.counts:

@@ -130,7 +130,7 @@ class Session:
         if self.pace is not None:
             self.pace.begin()
         # Ranks that stand for devices share the cores, which devices do not.
-        with nullcontext() if self.pace is None else urgent():
+        with urgent() if self.pace is not None and self.pace.counts else nullcontext():
             for finished in self._pipeline.run(named):
                 found = finished.outputs
                 outputs = tuple(found[out.name] for out in self.graph.outputs if out.name in found)

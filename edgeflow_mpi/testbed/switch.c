@@ -11,6 +11,11 @@
  * connection in its device's queue, so that acknowledgements hardly wait, while what hosts have
  * handed over here may be a whole window.
  *
+ * While frames pass, and a while longer, a thread on each core turns in circles where nothing else
+ * wants the core: the cores of virtual machines that have nothing to do are handed back to the
+ * host, and to get them again takes up to a millisecond, for which every message, and every rank
+ * that slept, would be late.
+ *
  * Standard input describes the testbed, one item a line; rates are in bytes a second on the wire,
  * 0 for no limit:
  *     host PATH-OF-NETWORK-NAMESPACE DEVICE SEND-RATE RECEIVE-RATE
@@ -26,9 +31,11 @@
 #include <linux/if_tun.h>
 #include <linux/virtio_net.h>
 #include <poll.h>
+#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -44,6 +51,7 @@ enum { MOST_HOSTS = 256, MOST_BYTES = 65536 + 256, HEADER = sizeof(struct virtio
 enum { STAGES = 4, SMALL_BYTES = 100 };
 /* Timers wake us some 25 us late, so they are set earlier, and the rest is polled away. */
 static const int64_t EARLY_NS = 25000, EXACT_NS = 3000;
+static const int64_t AWAKE_NS = INT64_C(3000000000), DOZE_NS = 50000000;
 
 typedef struct {
     double ns_per_byte; /* 0: no limit */
@@ -64,6 +72,7 @@ static int64_t *delays_ns;
 static Frame **heap, *spare[4096];
 static int heap_count, heap_room, spare_count;
 static uint64_t arrivals;
+static _Atomic int64_t last_ns; /* when a frame came */
 
 static void fail(const char *format, ...) {
     va_list arguments;
@@ -147,6 +156,7 @@ static int take(int sender) {
         return length >= 0;
     }
     int64_t at_ns = now_ns();
+    atomic_store_explicit(&last_ns, at_ns, memory_order_relaxed);
     const unsigned char *to = frame->bytes + HEADER;
     frame->sender = sender;
     frame->length = length;
@@ -205,6 +215,14 @@ static int open_tap(const char *namespace, const char device[IFNAMSIZ]) {
     return tap;
 }
 
+static void spin(void) {
+#if defined __x86_64__ || defined __i386__
+    __builtin_ia32_pause();
+#elif defined __aarch64__
+    __asm__ volatile("yield");
+#endif
+}
+
 static double ns_per_byte(double bytes_s) { return bytes_s > 0 ? 1e9 / bytes_s : 0; }
 
 static void read_testbed(void) {
@@ -242,8 +260,39 @@ static void read_testbed(void) {
     }
 }
 
+/* Keeps a core from being handed back to a host, at a cost to nobody who wants it. */
+static void *keep_awake(void *core) {
+    struct sched_param last = {.sched_priority = 0};
+    cpu_set_t cores;
+    CPU_ZERO(&cores);
+    CPU_SET((int)(intptr_t)core, &cores);
+    if (sched_setscheduler(0, SCHED_IDLE, &last) || sched_setaffinity(0, sizeof cores, &cores))
+        return NULL;
+    for (;;) {
+        int64_t idle_ns = now_ns() - atomic_load_explicit(&last_ns, memory_order_relaxed);
+        if (idle_ns > AWAKE_NS) {
+            struct timespec doze = {0, DOZE_NS};
+            nanosleep(&doze, NULL);
+        } else {
+            for (int turn = 0; turn < 1000; turn++) spin();
+        }
+    }
+}
+
+static void start_keepers(void) {
+    cpu_set_t cores;
+    if (sched_getaffinity(0, sizeof cores, &cores)) return;
+    last_ns = now_ns();
+    for (int core = 0; core < CPU_SETSIZE; core++) {
+        pthread_t thread;
+        if (CPU_ISSET(core, &cores))
+            pthread_create(&thread, NULL, keep_awake, (void *)(intptr_t)core);
+    }
+}
+
 int main(void) {
     read_testbed();
+    start_keepers();
     /* Before all ranks and the threads that move their messages; where that is not allowed, not. */
     struct sched_param urgent = {.sched_priority = 10};
     sched_setscheduler(0, SCHED_FIFO, &urgent);

@@ -137,7 +137,8 @@ def build_switch(folder: Path) -> Path | None:
         unfinished = program.with_suffix(f".{os.getpid()}")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if _run(["cc", "-O2", "-o", str(unfinished), str(_SWITCH_SOURCE)]).returncode:
+            command = ["cc", "-O2", "-pthread", "-o", str(unfinished), str(_SWITCH_SOURCE)]
+            if _run(command).returncode:
                 return None
             unfinished.replace(program)
         except OSError:
