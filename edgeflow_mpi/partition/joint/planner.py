@@ -37,8 +37,9 @@ _FOR_DIVISIONS = 0.1
 _CLIMBS, _HEATS, _DIVISIONS = 6, 3, 2
 _NEARLY = 1.02
 """A division whose first plan is this close to the best may well be better in the end."""
-_ENOUGH = 50
-"""Simulations for every unit and second of the budget; more find next to nothing better."""
+_ENOUGH = 100
+"""Simulations for every unit and second of the budget; more find next to nothing better. Half as
+many left VGG-16 on eight devices 1.5 % above what these find."""
 
 
 @dataclass(frozen=True)
