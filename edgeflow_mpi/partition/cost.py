@@ -97,7 +97,7 @@ def layer_cost(graph: Graph, profile: Profile, layer: Layer, rank: int) -> Layer
     # perhaps fewer rows: summands of rows become one.
     other = origin is not None and signature == origin.signature and layer.rows != origin.rows
     # A product may be divided by the rows of what it reads, or by its channels.
-    if cost is not None and layer.divided == "inputs":
+    if cost is not None and cost.points and layer.divided == "inputs":
         other = cost.points[-1][0] != layer.rows
     if origin is not None and (cost is None or other):
         cost = _share_cost(profile.costs[rank], layer, origin)
