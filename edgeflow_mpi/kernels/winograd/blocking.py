@@ -10,7 +10,7 @@ POINTS_BYTES = 512 * 1024
 """Transformed tiles of one thread's block: a part of the second-level cache."""
 LARGE_BYTES = 4 * 1024 * 1024
 """Weights beyond this come from far away for every block, and want blocks of more tiles."""
-LEAST_TILES, LEAST_TILES_LARGE = 24, 48
+LEAST_TILES, LEAST_TILES_LARGE = 24, 100
 ITEMS_PER_THREAD = 3
 STRIP_BYTES = 256 * 1024
 """Rows of one segment, transformed along the height."""
