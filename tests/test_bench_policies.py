@@ -238,3 +238,4 @@ def test_one_small_cell_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert [o.partitioner for o in cell.outcomes] == ["equal", "proportional", "gather", "single"]
     assert all(o.right and o.median_ms > 0 and len(o.devices) == 2 for o in cell.outcomes)
     assert cell.link is not None and cell.refused == {}
+    assert list(tmp_path.rglob("reference/*.data"))

@@ -7,6 +7,8 @@
     was found is kept.
 ``job``, ``cell``
     That job: it plans with every partitioner, and lets the plans take turns.
+``undivided``
+    What its answers are compared with.
 ``results``
     What was measured, in a file.
 ``claims``

@@ -13,6 +13,7 @@ import torch
 
 from bench.policies.grouping import free_memory_bytes, groups
 from bench.policies.results import Device, Outcome
+from bench.policies.undivided import undivided_answers
 from edgeflow_mpi.cluster.agree import agreed, broadcast
 from edgeflow_mpi.errors import ClusterError, PlanError
 from edgeflow_mpi.graph.local import part_spec
@@ -37,7 +38,6 @@ from edgeflow_mpi.job.setup import (
     plan_tables,
     versions,
 )
-from edgeflow_mpi.model.reference import reference_outputs
 from edgeflow_mpi.partition.graphs import graph_for
 from edgeflow_mpi.report.compare import compare_outputs
 from edgeflow_mpi.report.files import write_file
@@ -268,11 +268,8 @@ def _outcomes(
     found: Mapping[str, _Found],
 ) -> list[Outcome]:
     """Rank 0: what was measured, and how right the answers are."""
-    assert task.undivided is not None and task.emulator is not None
-    with context.progress.step("the undivided model in plain torch, float64"):
-        model, tensors = task.undivided(), task.plain(task.requests[0])
-        wide = reference_outputs(model, tensors, torch.float64)
-        plain = reference_outputs(model, tensors, torch.float32)
+    assert task.emulator is not None
+    wide, plain = undivided_answers(context, task)
     spec = task.emulator.spec
     rates = [
         max((link.bandwidth_bytes_s for (i, _), link in spec.links.items() if i == rank), default=0)

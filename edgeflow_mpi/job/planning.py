@@ -103,6 +103,7 @@ def _entry(key: object) -> tuple[str, object, str]:
 def _key(context: Context, graph: Graph, profile: Profile, partitioner: str) -> object:
     """Everything that a plan and its tables depend on."""
     options = context.options
+    numbers = replace(profile, created="")  # when they were measured changes no plan
     searching = (options.plan_seconds, options.plan_simulations, context.options.seed)
     return (
         graph.name,
@@ -110,7 +111,7 @@ def _key(context: Context, graph: Graph, profile: Profile, partitioner: str) -> 
         partitioner,
         options.engine,
         options.precision,
-        hashlib.sha256(profile_text(profile, graph).encode()).hexdigest(),
+        hashlib.sha256(profile_text(numbers, graph).encode()).hexdigest(),
         searching if partitioner == _SEARCHING else None,
         options.seed if partitioner in _DRAWING else None,
         context.tag_limit,
