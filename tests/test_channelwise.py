@@ -175,6 +175,33 @@ def test_means_over_divided_rows_agree_with_float64(batch: int) -> None:
         assert relative_error(job.run(request), expected) <= bound
 
 
+class Branches(nn.Module):
+    """The end of a block of Inception's: maps side by side."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        branches = F.max_pool2d(x, 3, 1, 1), F.avg_pool2d(x, 3, 1, 1), F.max_pool2d(x, 1)
+        return F.max_pool2d(torch.cat([*branches, branches[0]], -3), 3, 2)
+
+
+def test_maps_are_put_side_by_side() -> None:
+    request = torch.randn(1, 20, 13, 9, generator=torch.Generator().manual_seed(3))
+    model = build(Branches(), request)
+    layer = next(layer for layer in model.graph.layers if "cat" in layer.name)
+    for rows in some_spans(layer.rows, Random(4)):
+        kernel = prepare(model.graph, layer, rows, model.weights, model.needs, "channelwise")
+        operands = [torch.randn(1, 20, rows.rows, 9) for _ in layer.inputs]
+        held = [one.contiguous(memory_format=torch.channels_last) for one in operands]
+        out = empty(layer.out, rows.rows)
+        kernel.write(out, *held)
+        assert kernel.engine == "channelwise" and kernel.bind is not None
+        assert kernel.bind(out, *held) is not None
+        assert torch.equal(out, kernel(*held))
+    expected, bound = tolerance(model.module, request)
+    for ranks in (1, 2, 3):
+        job = random_job(model, ranks, ranks)
+        assert relative_error(job.run(request), expected) <= bound
+
+
 def test_a_pool_of_what_is_not_a_number_is_not_a_number() -> None:
     """As in plain torch, wherever in its window it stands, and whatever else does."""
     request = torch.full((1, 16, 6, 9), -math.inf)

@@ -7,7 +7,7 @@ for: whoever computes layers need not know that there are other ways to divide t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -196,12 +196,24 @@ class _Outputs:
                 spec = _with_channels(spec, channels.rows)
             specs.append(spec)
             values[In(k)] = _Value(In(k), spec, channels)
-        for j, (call, want) in enumerate(zip(made_of, wants.steps, strict=True)):
-            if want.anything:
-                values[Var(j)] = self._made(call, want, values)
+        # Inputs are cut first, so that nothing stands between steps that are one computation.
+        scout = replace(self, steps=[], parts={}, slices={})
+        scout._write(made_of, wants.steps, dict(values))
+        for ref, channels, place in scout.slices:
+            if isinstance(ref, In):
+                self._cut(values[ref], channels, place)
+        self._write(made_of, wants.steps, values)
         last = values[Var(len(made_of) - 1)]
         assert last.ref == Var(len(self.steps) - 1) and last.channels == self.rows
         return _local(self.graph, self.layer, specs, tuple(self.steps), self.parts)
+
+    def _write(
+        self, made_of: Sequence[Call], wants: Sequence[Want], values: dict[Ref, _Value]
+    ) -> None:
+        """All steps of which something is wanted; their values join ``values``."""
+        for j, (call, want) in enumerate(zip(made_of, wants, strict=True)):
+            if want.anything:
+                values[Var(j)] = self._made(call, want, values)
 
     def _made(self, call: Call, want: Want, values: Mapping[Ref, _Value]) -> _Value:
         """One step, for what is wanted of it."""

@@ -46,6 +46,7 @@ _OUT: Mapping[str, str] = {
     "aten.cat.default": "aten.cat.out",
 }
 """Operators that can make their result in memory that they are given."""
+_VIEW = "aten.slice.Tensor"
 _COMMUTES = {"aten.add.Tensor", "aten.mul.Tensor"}
 _FRESH = (
     "conv",
@@ -90,7 +91,7 @@ class _Bound:
 
     ``cuts`` are (operand, dimension, first row, rows) where a value holds more rows.
     ``into`` takes the tensor to fill, then the operands; ``overwrites`` says that the result
-    is the first operand.
+    is the first operand, ``views`` that it is some of the operand's memory.
     """
 
     compute: Compute
@@ -99,6 +100,7 @@ class _Bound:
     into: Callable[..., object] | None = None
     overwrites: bool = False
     bind: Bind | None = None
+    views: bool = False
 
 
 def assemble(
@@ -169,7 +171,8 @@ def _assembled(
             last = j
             step = _bind(layer, call, j, made, weights, fresh, list(operands))
             cuts = _cuts(graph, layer, traced.steps, held, step.refs, step.spans)
-            bound = _Bound(step.compute, step.refs, cuts, step.into, step.overwrites)
+            views = call.step.target == _VIEW
+            bound = _Bound(step.compute, step.refs, cuts, step.into, step.overwrites, views=views)
             if step.overwrites or _allocates(call):
                 fresh.add(j)
         position[last] = len(program)
@@ -178,7 +181,7 @@ def _assembled(
     # A producer of summands arrives combined: the kernel then reads one whole tensor.
     name = "+".join(step.target.split(".")[1] for step in layer.steps) or layer.kind
     run, into = _joined(program, position), _joined_into(program, position)
-    return Kernel(rows, held, name, run, engine, into, _joined_bind(program)), count
+    return Kernel(rows, held, name, run, engine, into, _joined_bind(program, position)), count
 
 
 def _by_rows(layer: Layer) -> bool:
@@ -371,17 +374,26 @@ def _joined_into(
     return into
 
 
-def _joined_bind(program: Sequence[_Bound]) -> Bind | None:
-    """The call of machine code that is all there is to do; None where there is more."""
-    if len(program) != 1 or program[0].bind is None:
+def _joined_bind(program: Sequence[_Bound], position: Mapping[int, int]) -> Bind | None:
+    """The call of machine code that is all there is to do; None where there is more.
+
+    Parts of maps that it reads, in place of whole ones, are nothing to do.
+    """
+    *views, item = program
+    if item.bind is None or not all(view.views for view in views):
         return None
-    (item,) = program
-    fill, places = program[0].bind, _places(item, {})
+    fill = item.bind
+    plan = [(one.compute, _places(one, position), one.cuts) for one in program]
 
     def bind(out: Tensor, *inputs: Tensor) -> NativeCall | None:
-        operands = [inputs[index] for _, index in places]
-        for operand, dim, start, length in item.cuts:
-            operands[operand] = operands[operand].narrow(dim, start, length)
-        return fill(out, *operands)
+        values: list[Tensor] = []
+        for compute, refs, cuts in plan:
+            operands = [inputs[i] if is_input else values[i] for is_input, i in refs]
+            for operand, dim, start, length in cuts:
+                operands[operand] = operands[operand].narrow(dim, start, length)
+            if len(values) == len(views):
+                return fill(out, *operands)
+            values.append(compute(*operands))
+        raise AssertionError("the last of them is the call")
 
     return bind

@@ -24,6 +24,7 @@ from edgeflow_mpi.graph.types import Graph
 from edgeflow_mpi.kernels.kept import kept_bytes
 from edgeflow_mpi.runtime.meter import Meter
 from edgeflow_mpi.runtime.pace import Pace
+from edgeflow_mpi.runtime.program import Program
 from edgeflow_mpi.runtime.storage import Storage
 from edgeflow_mpi.runtime.tasks import Mail, Tasks, direct_layers, make_kernels
 from edgeflow_mpi.runtime.transport import Transport
@@ -85,6 +86,8 @@ class Executor:
     shares : an executor of the same table whose kernels, layout and clock are used, so that
         several requests can be under way at once.
     meter : takes down what each unit's time is spent on.
+    patience_s : how long to poll for messages without a word to the caller, where there is
+        nothing else to do.
 
     Attributes
     ----------
@@ -108,6 +111,7 @@ class Executor:
         pace: Pace | None = None,
         shares: Executor | None = None,
         meter: Meter | None = None,
+        patience_s: float = 0.0,
     ) -> None:
         self._meter = meter
         self.clock: Clock = Clock() if shares is None else shares.clock
@@ -131,7 +135,7 @@ class Executor:
         self.storage = Storage(graph, units, self.arena)
         made = Tasks(
             graph, units, self._kernels, self.arena, self.storage, self._mail, self._transport,
-            keep=keep, dropped=dropped, pace=pace, meter=meter,
+            keep=keep, dropped=dropped, pace=pace, meter=meter, patience_s=patience_s,
         )  # fmt: skip
         self._tasks, self._program, self._gates = made.all, made.program, made.gates
         self._receives, self._sends, self._unpacks = made.receives, made.sends, made.unpacks
@@ -217,6 +221,7 @@ class Executor:
         if code is not None and code.asks[i]:
             stop = code.run(i, i + 1 if one else len(self._tasks))
             if stop == i:
+                self._waited(code)
                 self._leave_order()
                 return False
         else:
@@ -237,6 +242,13 @@ class Executor:
         ended_s = time.perf_counter()
         self._account(i, stop, started_s, ended_s, in_order=True)
         return True
+
+    def _waited(self, code: Program) -> None:
+        """The first unit's messages were waited for in vain."""
+        waited_s = code.take_waited_s()
+        self.clock.wait_s += waited_s
+        if self._meter is not None:
+            self._meter.spent("waiting", waited_s)
 
     def _leave_order(self) -> None:
         """The first unit that has not run must wait: others that are ready may come before."""
@@ -375,8 +387,10 @@ class Executor:
         self, first: int, stop: int, started_s: float, ended_s: float, *, in_order: bool
     ) -> None:
         """Units ``first`` to ``stop`` have run: where their time went."""
-        self.clock.compute_s += ended_s - started_s
         code = self._program
+        waited_s = 0.0 if code is None else code.take_waited_s()
+        self.clock.compute_s += ended_s - started_s - waited_s
+        self.clock.wait_s += waited_s
         if code is None or not code.whole[first]:
             self._trace[first] = (started_s, ended_s)
         if self._meter is None:

@@ -29,12 +29,14 @@ class Steps:
 
     Attributes
     ----------
-    call : NativeCall or None
+    calls : tuple of NativeCall, or None
         What it computes; None where Python has to.
     packs : tuple of NativeCall, or None
         What is to be done before it sends; None where Python has to.
     receives : tuple of int
         What must have arrived.
+    patience_s : float
+        How long machine code may wait for that before Python does.
     watched : bool
         Whether Python must look at what arrives.
     unpacks : tuple of NativeCall
@@ -45,9 +47,10 @@ class Steps:
         (sends to complete, receives to post then) after it, where units run in order.
     """
 
-    call: NativeCall | None
+    calls: tuple[NativeCall, ...] | None
     packs: tuple[NativeCall, ...] | None
     receives: tuple[int, ...]
+    patience_s: float
     watched: bool
     unpacks: tuple[NativeCall, ...]
     settled: tuple[int, ...]
@@ -112,6 +115,10 @@ class Program:
         _, begin, stop = self._places[unit]
         return self._code.times_s(begin)[0], self._code.times_s(stop - 1)[1]
 
+    def take_waited_s(self) -> float:
+        """What of the time since this was last asked was spent on waiting for messages."""
+        return self._code.take_waited_s()
+
     def account(self, unit: int, meter: Meter, *, last: bool, in_order: bool) -> None:
         """Tell ``meter`` what the time of a unit was spent on that was run here."""
         start, begin, stop = self._places[unit]
@@ -120,13 +127,15 @@ class Program:
             stop = self._starts[unit + 1]
         for index in range(start if in_order and self.asks[unit] else begin, stop):
             started_s, ended_s = self._code.times_s(index)
-            meter.spent(self._parts[index], ended_s - started_s)
+            waited_s = self._code.waited_s(index)
+            meter.spent("waiting", waited_s)
+            meter.spent(self._parts[index], ended_s - started_s - waited_s)
         meter.close(unit, last=last, ended_s=ended_s if in_order else None)
 
 
 def program(units: Listed[Steps], requests: NativeRequests | None) -> Program | None:
     """What can be run without Python; None if nothing can."""
-    if all(unit.call is None for unit in units):
+    if all(unit.calls is None for unit in units):
         return None
     from edgeflow_mpi.kernels.llvm.sequence import Kind, Operation, sequence
 
@@ -138,21 +147,22 @@ def program(units: Listed[Steps], requests: NativeRequests | None) -> Program | 
     computing: list[int] = []
     for unit in units:
         messages = unit.settled or unit.sends or unit.opens
-        able = unit.call is not None and unit.packs is not None
+        able = unit.calls is not None and unit.packs is not None
         entire = able and not (messages and requests is None)
         found_out = entire and not unit.watched and (requests is not None or not unit.receives)
         start = len(made)
         if not found_out:
             made.append(stop)
         elif unit.receives and requests is not None:
-            made.append(_request(Kind.TEST, requests, requests.receives(unit.receives)))
+            asked = requests.receives(unit.receives)
+            made.append(_request(Kind.TEST, requests, asked, unit.patience_s))
             made += [Operation(Kind.CALL, call) for call in unit.unpacks]
         begin = len(made)
         if entire and unit.settled and requests is not None:
             made.append(_request(Kind.WAIT, requests, requests.sends(unit.settled)))
-        if unit.call is not None:
-            made.append(Operation(Kind.CALL, unit.call))
-            computing.append(len(made) - 1)
+        for call in unit.calls or ():
+            computing.append(len(made))
+            made.append(Operation(Kind.CALL, call))
         if entire and unit.packs is not None:
             made += [Operation(Kind.CALL, call) for call in unit.packs]
         if entire and unit.sends and requests is not None:
@@ -171,13 +181,14 @@ def program(units: Listed[Steps], requests: NativeRequests | None) -> Program | 
     parts: list[Part] = ["copy" if one.kind == Kind.CALL else "requests" for one in made]
     for index in computing:
         parts[index] = "kernel"
-    computes = [unit.call is not None for unit in units]
+    computes = [unit.calls is not None for unit in units]
     return Program(code, parts, places, whole, asks, computes)
 
 
 def _request(
-    kind: Kind, requests: NativeRequests, handles: ctypes.Array[ctypes.c_char]
-) -> Operation:
+    kind: Kind, requests: NativeRequests, handles: ctypes.Array[ctypes.c_char],
+    patience_s: float = 0.0,
+) -> Operation:  # fmt: skip
     """A function of MPI for some requests, one after the other in memory."""
     from edgeflow_mpi.kernels.llvm.sequence import Kind, Operation
 
@@ -187,5 +198,6 @@ def _request(
     function = {
         Kind.START: requests.start_all, Kind.WAIT: requests.wait_all, Kind.TEST: requests.test_all,
     }[kind]  # fmt: skip
-    frame = array("q", [count, *map(ctypes.addressof, (handles, flag, statuses))])
+    addresses = map(ctypes.addressof, (handles, flag, statuses))
+    frame = array("q", [count, *addresses, round(1e9 * patience_s)])
     return Operation(kind, NativeCall(function, frame, keeps=(handles, flag, statuses)))

@@ -74,11 +74,13 @@ class Session:
         self.pace, self.policy = pace, policy
         self.meter = Meter(len(tables.ranks[rank])) if metered else None
         self._executors: list[Executor] = []
+        # With several requests under way there may be something to do for another.
+        patience_s = policy.patience_s if len(transports) == 1 else 0.0
         for transport in transports:
             executor = Executor(
                 graph, needs, tables, rank, weights, transport,
                 keep=keep, dropped=dropped, pace=pace, shares=next(iter(self._executors), None),
-                meter=self.meter,
+                meter=self.meter, patience_s=patience_s,
             )  # fmt: skip
             self._executors.append(executor)
         self._weights_bytes = sum(w.numel() * w.element_size() for w in weights.values())

@@ -55,6 +55,25 @@ class Conversion:
         return Conversion(runner(call), call)
 
 
+@dataclass(frozen=True)
+class Combination:
+    """All summands of a layer as one tensor, which ``call`` makes."""
+
+    target: Tensor
+    call: NativeCall
+
+    @staticmethod
+    def of(parts: Sequence[Tensor]) -> Combination | None:
+        """None where machine code cannot add them."""
+        if not available():
+            return None
+        from edgeflow_mpi.kernels.llvm.sums import sum_call
+
+        target = torch.empty_like(parts[0])
+        call = sum_call(target, parts)
+        return None if call is None else Combination(target, call)
+
+
 class Storage:
     """The tensors of one rank during a request.
 
@@ -161,6 +180,13 @@ class Storage:
             pieces = self._summands.get(producer, {})
             return next(iter(pieces.values())) if len(pieces) == 1 else None
         return self._view(layer, rows) if producer in self._buffers else None
+
+    def combination(self, producer: str) -> Combination | None:
+        """What :meth:`reader` gives of a layer of which several ranks make summands, as one call of
+        machine code; None where that cannot be."""
+        layer = self._graph.by_name[producer]
+        pieces = [piece for _, piece in sorted(self._summands.get(producer, {}).items())]
+        return Combination.of(pieces) if layer.combine == "sum" and len(pieces) > 1 else None
 
     def loose(self, name: str) -> bool:
         """Whether a tensor is whatever its kernel returned."""

@@ -29,6 +29,9 @@ from edgeflow_mpi.units.tables import Transfer, Unit, local_sources, units_by_la
 
 Tensor = torch.Tensor
 
+_GLANCE_S = 20e-6
+"""Leaving machine code to see what else could be done takes about as long."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -107,6 +110,7 @@ class Tasks:
     dropped : a transfer that Python must see arrive.
     pace : makes units take as long as on a slower device.
     meter : takes down what time is spent on.
+    patience_s : how long machine code may poll for messages where nothing else could be done.
 
     Attributes
     ----------
@@ -136,7 +140,9 @@ class Tasks:
         dropped: Transfer | None,
         pace: Pace | None,
         meter: Meter | None,
+        patience_s: float = 0.0,
     ) -> None:
+        self._patience_s = patience_s
         self._graph, self._kernels, self._arena = graph, kernels, arena
         self._storage, self._mail, self._transport = storage, mail, transport
         self._dropped, self._pace, self._meter = dropped, pace, meter
@@ -186,12 +192,17 @@ class Tasks:
             tuple(sends[transfer] for transfer in self._arena.settled.get(i, ()))
             for i in range(len(units))
         ]
+        needs_local = [
+            sum(len(local_sources(need, pieces)) for need in unit.requirements) for unit in units
+        ]
+        alone = without_alternative(needs_local, feeds)
         self.program = program(
             [
                 Steps(
                     self._bound(unit, self._kernels[i]),
                     _calls(conversions[i]),
                     needs[i],
+                    self._patience_s if alone[i] else min(self._patience_s, _GLANCE_S),
                     any(self._watched(handle) for handle in needs[i]),
                     _calls([pack for handle in needs[i] if (pack := self.unpacks[handle])]) or (),
                     settled[i],
@@ -220,7 +231,7 @@ class Tasks:
                     tuple(last.get(i, ())),
                     tuple(feeds[i]),
                     () if keep else tuple(name for name in reads if self._storage.loose(name)),
-                    sum(len(local_sources(need, pieces)) for need in unit.requirements),
+                    needs_local[i],
                     needs[i],
                 )
             )
@@ -232,13 +243,23 @@ class Tasks:
         by_python = unpack is not None and unpack.call is None
         return by_python or self.receives[handle] == self._dropped
 
-    def _bound(self, unit: Unit, kernel: Kernel | None) -> NativeCall | None:
-        """The unit's kernel with all in place, if it is machine code."""
+    def _bound(self, unit: Unit, kernel: Kernel | None) -> tuple[NativeCall, ...] | None:
+        """The unit's kernel with all in place, if it is machine code, and what comes before."""
         place = self._storage.place(unit)
         if kernel is None or kernel.bind is None or place is None or self._pace is not None:
             return None
-        inputs = [self._storage.fixed(need.producer, need.rows) for need in unit.requirements]
-        return None if any(tensor is None for tensor in inputs) else kernel.bind(place, *inputs)
+        inputs, before = [], []
+        for need in unit.requirements:
+            tensor = self._storage.fixed(need.producer, need.rows)
+            if tensor is None:
+                combination = self._storage.combination(need.producer)
+                if combination is None:
+                    return None
+                tensor = combination.target
+                before.append(combination.call)
+            inputs.append(tensor)
+        call = kernel.bind(place, *inputs)
+        return None if call is None else (*before, call)
 
     def _open_send(self, transfer: Transfer) -> int:
         self.sends.append(transfer)
@@ -288,10 +309,32 @@ def direct_layers(units: Sequence[Unit], kernels: Sequence[Kernel | None]) -> fr
     return frozenset(unit.layer for unit in units) - others
 
 
+def without_alternative(
+    needs_local: Sequence[int], feeds: Mapping[int, Sequence[int]]
+) -> list[bool]:
+    """By unit: whether it alone can be next when those before it have run, and no others.
+
+    Parameters
+    ----------
+    needs_local : by unit, how many units it reads.
+    feeds : unit -> the units that read it.
+    """
+    missing = list(needs_local)
+    runnable = missing.count(0)
+    found = []
+    for i in range(len(missing)):
+        found.append(runnable == 1)
+        runnable -= 1
+        for reader in feeds[i]:
+            missing[reader] -= 1
+            runnable += missing[reader] == 0
+    return found
+
+
 def _calls(conversions: Sequence[Conversion]) -> tuple[NativeCall, ...] | None:
     """All of them as machine code; None where one is not."""
     found = tuple(one.call for one in conversions if one.call is not None)
     return found if len(found) == len(conversions) else None
 
 
-__all__ = ["Mail", "Task", "Tasks", "direct_layers", "make_kernels"]
+__all__ = ["Mail", "Task", "Tasks", "direct_layers", "make_kernels", "without_alternative"]

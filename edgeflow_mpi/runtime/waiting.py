@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from edgeflow_mpi.errors import StallError
 from edgeflow_mpi.runtime.executor import Executor
 
+_LONGEST_PATIENCE_S = 0.001
+
 
 def _nothing() -> None:
     pass
@@ -32,6 +34,11 @@ class WaitPolicy:
     timeout_s: float = 60.0
     alive: Callable[[], None] = _nothing
     sleep: Callable[[float], None] = time.sleep
+
+    @property
+    def patience_s(self) -> float:
+        """How long machine code may poll: as long as there is no pause, and not for ever."""
+        return min(self.spin_s, _LONGEST_PATIENCE_S)
 
     def wait_until(self, moved: Callable[[], bool], executor: Executor) -> float:
         """Poll ``moved`` until it is true; the seconds that took.

@@ -100,10 +100,20 @@ def test_messages_go_round_without_python(
     call = NativeCall(nothing, array("q", [0]))
     made = program(
         [
-            Steps(call, (), (), False, (), (), (sends[0],), ()),
-            Steps(call, (), (receives[0],), False, (), (sends[0],), (), (((), (receives[1],)),)),
-            Steps(call, (), (), False, (), (), (sends[1],), ()),
-            Steps(call, (), (receives[1],), True, (), (), (), ()),
+            Steps((call,), (), (), 0.0, False, (), (), (sends[0],), ()),
+            Steps(
+                (call,),
+                (),
+                (receives[0],),
+                0.001,
+                False,
+                (),
+                (sends[0],),
+                (),
+                (((), (receives[1],)),),
+            ),
+            Steps((call,), (), (), 0.0, False, (), (), (sends[1],), ()),
+            Steps((call,), (), (receives[1],), 0.0, True, (), (), (), ()),
         ],
         transport.native(),
     )

@@ -13,6 +13,8 @@ read from a constant.
     Steps of a layer that are one such computation.
 ``summands``
     Sums over whole maps as such windows.
+``join``
+    Maps side by side in one.
 ``engine``
     The engine.
 """

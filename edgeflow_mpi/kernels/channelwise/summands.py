@@ -28,11 +28,12 @@ _ALL = ({2, 3}, {-1, -2})
 
 
 def summand(graph: Graph, layer: Layer, rows: Span, needs: Needs, engine: str) -> Kernel | None:
-    """The kernel of a layer that sums the pixels of its rows, for every channel."""
+    """The kernel of a layer that sums the pixels of its rows, or of all, for every channel."""
     (step, *others), (operand, *_) = layer.steps, graph.input_specs(layer)
     args, held = dict(step.args), needs.of(layer.name, rows)
     dims, machine = args.get("dim"), native()
-    if others or machine is None or layer.combine != "sum" or held != (rows,):
+    summed = rows if layer.combine else Span(0, operand.rows)
+    if others or machine is None or layer.combine not in (None, "sum") or held != (summed,):
         return None
     if step.target != "aten.sum.dim_IntList" or args["dtype"] is not None or not args["keepdim"]:
         return None
@@ -43,7 +44,7 @@ def summand(graph: Graph, layer: Layer, rows: Span, needs: Needs, engine: str) -
     images, channels, _, width = operand.shape
     if channels < machine.lanes or not 0 < width <= LARGEST:
         return None
-    made = _sums(images, channels, rows.rows, width, 1.0)
+    made = _sums(images, channels, summed.rows, width, 1.0)
     if made is None:
         return None
     return Kernel(rows, held, "sum", made.run, engine, made.into, made.bind)

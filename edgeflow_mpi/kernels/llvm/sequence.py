@@ -21,7 +21,7 @@ from edgeflow_mpi.kernels.llvm.memory import scratch
 from edgeflow_mpi.kernels.llvm.objects import loaded
 from edgeflow_mpi.kernels.native import NativeCall
 
-_FIELDS: Final = ("kind", "function", "argument", "started_ns", "ended_ns")
+_FIELDS: Final = ("kind", "function", "argument", "started_ns", "ended_ns", "waited_ns")
 _WIDTH: Final = len(_FIELDS)
 _CLOCK: Final = "clock_gettime(CLOCK_MONOTONIC)"
 _LIMIT_NS: Final = 20_000_000
@@ -30,7 +30,8 @@ _LIMIT_NS: Final = 20_000_000
 
 class Kind(IntEnum):
     """``STOP``: not for machine code. ``CALL``: a function that cannot fail. ``START``, ``WAIT``
-    and ``TEST``: MPI's functions for several requests; the last goes on if all are complete."""
+    and ``TEST``: MPI's functions for several requests; the last goes on if all are complete, or
+    asks again for a while."""
 
     STOP = 0
     CALL = 1
@@ -48,7 +49,7 @@ class Operation:
     kind : Kind
     call : NativeCall or None
         What to do; for MPI its frame is (requests, address of the requests, address of an
-        integer for the result, address of as many statuses).
+        integer for the result, address of as many statuses, nanoseconds for which to ask).
     """
 
     kind: Kind
@@ -71,7 +72,7 @@ class Sequence:
             if made.call is not None:
                 self._table[_WIDTH * i + 1] = made.call.function
                 self._table[_WIDTH * i + 2] = made.call.frame.buffer_info()[0]
-        self._header = array("q", [self._table.buffer_info()[0], clock, _LIMIT_NS, 0])
+        self._header = array("q", [self._table.buffer_info()[0], clock, _LIMIT_NS, 0, 0])
         self._address = self._header.buffer_info()[0]
         self._scratch = max((call.scratch_floats for call in self._calls), default=0)
         self._placed = 0
@@ -100,6 +101,15 @@ class Sequence:
         """When operation ``index`` began and ended, the last time that it was done."""
         place = _WIDTH * index + 3
         return 1e-9 * self._table[place], 1e-9 * self._table[place + 1]
+
+    def waited_s(self, index: int) -> float:
+        """How much of that time passed before a question that was answered by yes."""
+        return 1e-9 * self._table[_WIDTH * index + 5]
+
+    def take_waited_s(self) -> float:
+        """All that was waited since this was last asked, in vain or not."""
+        waited_ns, self._header[4] = self._header[4], 0
+        return 1e-9 * waited_ns
 
 
 def sequence(operations: Listed[Operation]) -> Sequence | None:
@@ -138,7 +148,7 @@ define internal i64 @now(ptr %clock, ptr %time) nounwind {
   ret i64 %sum
 }
 
-; header: address of the table, clock, most nanoseconds, error of MPI (written)
+; header: address of the table, clock, most nanoseconds; written: error of MPI, nanoseconds waited
 ; -> the first operation that was not done
 define i64 @run_sequence(ptr %header, i64 %first, i64 %stop) nounwind {
 entry:
@@ -160,7 +170,7 @@ head:
   br i1 %more, label %look, label %leave
 
 look:
-  %place = mul i64 %index, 5
+  %place = mul i64 %index, 6
   %row = getelementptr i64, ptr %table, i64 %place
   %kind = load i64, ptr %row
   %function.at = getelementptr i64, ptr %row, i64 1
@@ -205,15 +215,40 @@ test:
   %test.flag.in = load ptr, ptr %test.flag.at
   %test.statuses.at = getelementptr i64, ptr %argument, i64 3
   %test.statuses = load ptr, ptr %test.statuses.at
+  %test.patience.at = getelementptr i64, ptr %argument, i64 4
+  %test.patience = load i64, ptr %test.patience.at
+  %test.until = add i64 %started, %test.patience
+  br label %ask
+
+ask:
+  %asked = phi i64 [ %started, %test ], [ %again, %unready ]
   %test.error = call i32 %function(i32 %test.count, ptr %test.requests, ptr %test.flag.in, \
 ptr %test.statuses)
   %test.flag = load i32, ptr %test.flag.in
   %test.whole = icmp ne i32 %test.flag, 0
+  %test.wrong = icmp ne i32 %test.error, 0
+  %test.over = or i1 %test.whole, %test.wrong
+  br i1 %test.over, label %asked.enough, label %unready
+
+unready:
+  %again = call i64 @now(ptr %clock, ptr %time)
+  %patient = icmp slt i64 %again, %test.until
+  br i1 %patient, label %ask, label %asked.enough
+
+asked.enough:
+  %waited.until = phi i64 [ %asked, %ask ], [ %again, %unready ]
+  %waited = sub i64 %waited.until, %started
+  %waited.at = getelementptr i64, ptr %row, i64 5
+  store i64 %waited, ptr %waited.at
+  %waited.all.at = getelementptr i64, ptr %header, i64 4
+  %waited.before = load i64, ptr %waited.all.at
+  %waited.all = add i64 %waited.before, %waited
+  store i64 %waited.all, ptr %waited.all.at
   br label %check
 
 check:
-  %error = phi i32 [ %start.error, %start ], [ %wait.error, %wait ], [ %test.error, %test ]
-  %whole = phi i1 [ true, %start ], [ true, %wait ], [ %test.whole, %test ]
+  %error = phi i32 [ %start.error, %start ], [ %wait.error, %wait ], [ %test.error, %asked.enough ]
+  %whole = phi i1 [ true, %start ], [ true, %wait ], [ %test.whole, %asked.enough ]
   %right = icmp eq i32 %error, 0
   br i1 %right, label %unless, label %wrong
 
