@@ -7,12 +7,14 @@ zeros may be fast).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from edgeflow_mpi.graph.types import Graph, Layer, TensorSpec
 from edgeflow_mpi.kernels import buffers
 from edgeflow_mpi.kernels.engine import Kernel
+from edgeflow_mpi.kernels.native import alone
 from edgeflow_mpi.spans import Span
 
 _BLOCK = 1 << 16
@@ -21,8 +23,8 @@ _BLOCK = 1 << 16
 def prepared_call(graph: Graph, layer: Layer, kernel: Kernel) -> Callable[[], torch.Tensor]:
     """A call of the layer's kernel on random inputs of the rows that it needs.
 
-    As in a job it computes into memory that was there before, where the kernel can: new memory
-    takes a small layer's kernel more time than what it does.
+    It is made as in a job: into memory that was there before and without Python, where the kernel
+    can.
     """
     inputs = [
         _random_input(graph.by_name[name], needed)
@@ -34,8 +36,11 @@ def prepared_call(graph: Graph, layer: Layer, kernel: Kernel) -> Callable[[], to
         return lambda: kernel(*inputs)
     out = buffers.empty(layer.out, 1 if layer.combine else kernel.rows.rows)
 
+    bound = kernel.bind(out, *inputs) if kernel.bind is not None else None
+    fill = partial(into, out, *inputs) if bound is None else alone(bound, (out, inputs))
+
     def run() -> torch.Tensor:
-        into(out, *inputs)
+        fill()
         return out
 
     return run

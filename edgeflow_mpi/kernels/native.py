@@ -6,6 +6,7 @@ code can be written down once, and running it is one call with one argument, whi
 
 from __future__ import annotations
 
+import ctypes
 from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -42,6 +43,22 @@ class NativeCall:
         """Use scratch memory that begins at ``address``."""
         for index, offset in self.scratch.items():
             self.frame[index] = address + offset
+
+
+def alone(call: NativeCall, memory: object) -> Callable[[], None]:
+    """A function that makes this one call; it keeps ``memory`` alive, which the call needs."""
+    from edgeflow_mpi.kernels.llvm.memory import scratch
+
+    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(call.function)
+    kept = call, memory
+
+    def run() -> None:
+        made, _ = kept
+        if made.scratch_floats:
+            made.place(scratch(made.scratch_floats))
+        function(made.frame.buffer_info()[0])
+
+    return run
 
 
 Bind: TypeAlias = Callable[..., NativeCall | None]
