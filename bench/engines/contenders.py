@@ -149,6 +149,14 @@ class Running:
         except ChannelError as error:
             raise EdgeflowError(f"{self.contender.name} failed on the way: {error}") from error
 
+    def move(self, core: int) -> None:
+        """Bind all its threads to one core."""
+        for pid in _family(self._process.pid):
+            with contextlib.suppress(OSError):
+                for task in Path(f"/proc/{pid}/task").iterdir():
+                    with contextlib.suppress(OSError):
+                        os.sched_setaffinity(int(task.name), {core})
+
     def settle(self) -> float:
         """Return when its threads sleep; seconds that they spun after their work."""
         began_s = time.perf_counter()

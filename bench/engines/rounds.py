@@ -31,7 +31,7 @@ class Effort:
     """
 
     repeat: int = 30
-    burst: int = 6
+    burst: int = 5
     warmup: int = 1
 
     @property
@@ -93,6 +93,9 @@ def measure(
 ) -> Outcome:
     """Start everybody, give them their turns, end everybody.
 
+    Contenders on one core have every core in turn: where one is slower than the other for long,
+    two cores together would else be compared with the better one.
+
     A contender that does not come up, or whose answer is wrong, is left out and says so.
     """
     load = round(os.getloadavg()[0], 2)
@@ -118,6 +121,8 @@ def measure(
         for turn, requests in enumerate(effort.turns):
             shift = turn % max(len(series), 1)
             for each in (*series[shift:], *series[:shift]):
+                if each.running.contender.cores == 1:
+                    each.running.move(place.cores[turn % len(place.cores)])
                 with foreign.beside(each.running):
                     each.turn(requests, effort.warmup)
             said = ", ".join(each.headline() for each in series)
