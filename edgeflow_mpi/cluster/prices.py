@@ -37,6 +37,10 @@ _CLOSE = 1.25
 _ALL_UP_TO = 32
 _PAIRS = ((32, 64, 8), (64, 128, 16), (128, 1 << 30, 32))
 _STEP = 1.25
+_PANEL = 64
+"""Panels of output channels have at most so many."""
+_MAP_CHANNELS = 2048
+"""More are those of wide linear layers, where one panel hardly matters."""
 
 
 @dataclass(frozen=True)
@@ -214,9 +218,14 @@ def dense_rows(layer: Layer) -> tuple[int, ...]:
 
 
 def dense_shares(layer: Layer) -> tuple[int, ...]:
-    """Channels or inputs in steps of a quarter, and even shares."""
+    """Channels or inputs in steps of a quarter, and even shares; of maps also whole panels, and one
+    channel more, which takes another panel."""
     whole = layer.rows
     found = {round(whole / parts) for parts in range(1, 9)}
+    if whole <= _MAP_CHANNELS:
+        step = max(_PANEL, whole // 16)
+        for channels in range(step, whole, step):
+            found |= {channels, channels + 1}
     share = float(whole)
     while share > max(whole / 32, 1):
         found.add(round(share))
