@@ -100,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     how = parser.add_argument_group("plans")
     how.add_argument(
         "--partitioner", nargs="+", default=[ALL], metavar="NAME", dest="partitioners",
-        help="one, several, or all (default: %(default)s)",
+        help=f"one, several, or {ALL} (default: {ALL})",
     )  # fmt: skip
     how.add_argument(
         "--plan-seconds", type=_seconds, default=10.0, metavar="S",

@@ -97,10 +97,9 @@ class Emulator:
         agree(comm, self._unfit(comm.Get_size(), boots))
         ranks = comm.Get_size()
         dense = self.times == "kernels" and ranks > 1
-        self._prices.learn(
-            comm, cores, progress, self._subjects(ranks) if dense else self._wholes()
-        )
-        call_s = self._prices.least_s
+        subjects = self._subjects(ranks) if dense else self._wholes()
+        self._prices.learn(comm, cores, progress, subjects)
+        call_s = self._prices.least_s(subjects)
         layers = [layer for layer in self._graph.layers if layer.kind == "compute"]
         busy_s = sum(self._price_s(layer, layer.rows) - call_s for layer in layers)
         work = 2 * sum(layer.macs for layer in layers)

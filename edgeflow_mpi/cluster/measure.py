@@ -147,7 +147,7 @@ def measure_compute(
                     weights = weights or random_weights(graph, layer)
                     found = trial.candidates(span, weights, cooling.little)
             except Exception as raised:  # noqa: BLE001 (all ranks must learn of it)
-                error = _explained(layer, span, raised)
+                error = explained(layer, raised, span)
             # Besides agreeing, this starts the windows on all ranks at the same time.
             agree(comm, error)
             mine = {candidate.engine: candidate for candidate in found}
@@ -162,7 +162,7 @@ def measure_compute(
                     ):
                         timings[signature, rows, engine] = timing
             except Exception as raised:  # noqa: BLE001 (all ranks learn of it at the next point)
-                error = _explained(layer, span, raised)
+                error = explained(layer, raised, span)
     agree(comm, error)
     own = points_of(timings, threads=torch.get_num_threads())
     kinds = [(device.host, device.cpu, device.threads) for device in devices]
@@ -403,11 +403,12 @@ def _costs(points: Points, subjects: Sequence[_Subject]) -> dict[str, LayerCost]
     }
 
 
-def _explained(layer: Layer, span: Span, error: Exception) -> EdgeflowError:
+def explained(layer: Layer, error: Exception, span: Span | None = None) -> EdgeflowError:
+    """One sentence for whatever a kernel of the layer, of some rows, has raised."""
     if isinstance(error, EdgeflowError):
         return error
     lines = str(error).strip().splitlines() or [""]
+    rows = "" if span is None else f" with rows {span}"
     return ProfileError(
-        f"layer {layer.name} cannot be measured with rows {span}: "
-        f"{type(error).__name__}: {lines[0]}"
+        f"layer {layer.name} cannot be measured{rows}: {type(error).__name__}: {lines[0]}"
     )

@@ -18,7 +18,7 @@ from edgeflow_mpi.cache import Cache, code_version
 from edgeflow_mpi.cluster.agree import agree
 from edgeflow_mpi.cluster.comm import Communicator
 from edgeflow_mpi.cluster.devices import cpu_model
-from edgeflow_mpi.cluster.measure import centred, time_calls
+from edgeflow_mpi.cluster.measure import centred, explained, time_calls
 from edgeflow_mpi.cluster.random_data import prepared_call, random_weights
 from edgeflow_mpi.cluster.trial import Trial
 from edgeflow_mpi.graph.needs import Needs
@@ -30,6 +30,8 @@ from edgeflow_mpi.spans import Span
 Kind: TypeAlias = tuple[str, int]
 """Signature of a layer and all of its rows: parts of a product may be of rows or of channels."""
 
+_MEASURING = ("measure", "prices", "random_data", "trial")
+"""Modules on which it depends what is measured."""
 TURNS = 3
 """How often every kernel is measured."""
 _WINDOW_S = 0.002
@@ -85,10 +87,13 @@ class Prices:
         """Rows -> price, of all that is known."""
         return self._known.get(kind, {})
 
-    @property
-    def least_s(self) -> float:
-        """The cheapest call of all: what one costs whatever it computes."""
-        return min(price.seconds for found in self._known.values() for price in found.values())
+    def least_s(self, subjects: Iterable[Subject]) -> float:
+        """The cheapest call among these: what one costs whatever it computes; 0 if there is none.
+
+        Whatever else earlier jobs have left does not matter.
+        """
+        return min((self.of(one.kind)[rows].seconds for one in subjects for rows in one.counts),
+                   default=0.0)  # fmt: skip
 
     @torch.inference_mode()
     def learn(
@@ -115,14 +120,7 @@ class Prices:
         found: dict[Kind, dict[int, Price]] = {}
         error: Exception | None = None
         try:
-            for turn in range(1, TURNS + 1):
-                for count, one in enumerate(mine, 1):
-                    progress.update(
-                        f"turn {turn} of {TURNS}: layer {count} of {len(mine)}, {one.layer.name}, "
-                        f"{len(one.counts)} numbers of rows"
-                    )
-                    known = found.setdefault(one.kind, dict(self.of(one.kind)))
-                    known |= self._again(one, known) if turn > 1 else self._first(one, known)
+            found = self._measured(mine, progress)
         except Exception as raised:  # noqa: BLE001 (all ranks must learn of it)
             error = raised
         agree(comm, error)
@@ -131,6 +129,24 @@ class Prices:
                 self._known.setdefault(kind, {}).update(prices)
         if rank == 0:
             self._keep(subjects)
+
+    def _measured(
+        self, mine: Sequence[Subject], progress: Progress
+    ) -> dict[Kind, dict[int, Price]]:
+        """A rank's share, in several turns."""
+        found: dict[Kind, dict[int, Price]] = {}
+        for turn in range(1, TURNS + 1):
+            for count, one in enumerate(mine, 1):
+                progress.update(
+                    f"turn {turn} of {TURNS}: layer {count} of {len(mine)}, {one.layer.name}, "
+                    f"{len(one.counts)} numbers of rows"
+                )
+                known = found.setdefault(one.kind, dict(self.of(one.kind)))
+                try:
+                    known |= self._again(one, known) if turn > 1 else self._first(one, known)
+                except Exception as raised:
+                    raise explained(one.layer, raised) from raised
+        return found
 
     def _first(self, subject: Subject, known: Mapping[int, Price]) -> dict[int, Price]:
         """Prices by the best engine; between two numbers of rows by the best of these two."""
@@ -199,7 +215,7 @@ class Prices:
         name = subjects[0].graph.name if subjects else ""
         versions = (
             str(torch.__version__),
-            code_version("kernels", "cluster/measure", "cluster/prices"),
+            code_version("graph", "kernels", *(f"cluster/{name}" for name in _MEASURING)),
         )
         return "prices", (name, cpu_model(), self._engines, versions), ".txt"
 

@@ -191,10 +191,15 @@ def _speedup(report: RunReport) -> str:
     if report.ranks == 1:
         return "none to be had: there is one rank, so nothing is divided"
     if len(report.used) == 1:
-        return (
+        text = (
             f"none: the plan does not divide the model, {_who(report, report.used[0])} "
             "computes all of it"
         )
+        if speedup >= 1 - _EVEN or report.ranks == len(report.hosts):
+            return text
+        # A rank has its share of its host's cores, and the single device all of them.
+        threads = report.per_rank[report.used[0]].threads
+        return f"{text}, with {_count(threads, 'thread')}; the single device has its host's cores"
     if abs(speedup - 1) <= _EVEN:
         return f"none: as fast as {who}"
     if speedup > 1:

@@ -134,6 +134,20 @@ def failing(cluster: ClusterSpec, ranks: int) -> list[str]:
     return [str(error) for error in found]
 
 
+def test_a_model_that_computes_nothing_is_emulated_too() -> None:
+    graph = worked_graph()
+    layers = tuple(layer for layer in graph.layers if layer.kind == "input")
+    graph = dataclasses.replace(graph, layers=layers)
+
+    def work(comm: object) -> Emulator:
+        emulator = Emulator(spec(1e-3, 2e-3), graph, Needs(graph), without_cache())
+        emulator.calibrate(comm, 2, NoProgress())  # type: ignore[arg-type]
+        return emulator
+
+    for emulator in on_ranks(2, work):
+        assert isinstance(emulator, Emulator) and emulator.costs() == ({}, {})
+
+
 def test_a_device_for_every_rank() -> None:
     sentences = failing(spec(1e-3, 1e-3, 1e-3), 2)
     assert set(sentences) == {

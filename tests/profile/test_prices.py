@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from edgeflow_mpi.cache import Cache
 from edgeflow_mpi.cluster import prices
 from edgeflow_mpi.cluster.measure import Timing
 from edgeflow_mpi.cluster.prices import Price, Prices, Subject, dense_rows, dense_shares
-from edgeflow_mpi.errors import ModelError
+from edgeflow_mpi.errors import EdgeflowError, ModelError
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Layer
 from edgeflow_mpi.progress import NoProgress
@@ -92,6 +93,15 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, timed: list[int
     assert set(timed) == {6}
 
 
+@pytest.mark.usefixtures("timed")
+def test_the_cheapest_call_is_one_of_those_that_are_asked_for(tmp_path: Path) -> None:
+    learned(tmp_path, subject(1, 8))
+    found = learned(tmp_path, subject(4, 8))
+    assert set(found.of(subject(1).kind)) == {1, 4, 8}
+    assert found.least_s([subject(8), subject(4)]) == found.of(subject(1).kind)[4].seconds
+    assert found.least_s([]) == 0
+
+
 @pytest.mark.parametrize("text", ["one two", "a b c d e\n", "s 8 2 fast aten\n"])
 def test_a_text_of_another_form_is_no_price(text: str) -> None:
     assert prices._parsed(text) == {}
@@ -112,9 +122,14 @@ def test_work_is_shared_out_by_weight() -> None:
     assert shares[0] == [heavy] and len(shares[1]) == 3
 
 
-def test_a_kernel_that_fails_on_one_rank_fails_on_all(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [ModelError("layer a has no such operator"), RuntimeError("no memory\nand more")]
+)
+def test_a_kernel_that_fails_on_one_rank_fails_on_all(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def refuse(*_: object) -> None:
-        raise ModelError("no such operator")
+        raise error
 
     monkeypatch.setattr(prices, "random_weights", refuse)
 
@@ -122,5 +137,14 @@ def test_a_kernel_that_fails_on_one_rank_fails_on_all(monkeypatch: pytest.Monkey
         found = Prices(ENGINES, Cache(None, NoProgress()))
         found.learn(comm, 1, NoProgress(), [subject(2)])  # type: ignore[arg-type]
 
-    for error in on_ranks(2, work):
-        assert isinstance(error, ModelError) and "no such operator" in str(error)
+    for found in on_ranks(2, work):
+        assert isinstance(found, EdgeflowError) and "layer a " in str(found)
+        assert str(error).partition("\n")[0] in str(found) and "\n" not in str(found)
+
+
+def test_whatever_decides_on_a_price_is_part_of_its_key() -> None:
+    """So that what an older version has measured is not taken for what this one would."""
+    sources = {*prices._MEASURING}
+    text = Path(prices.__file__).read_text()
+    used = set(re.findall(r"^from edgeflow_mpi\.cluster\.(\w+) import", text, re.MULTILINE))
+    assert used - {"agree", "comm", "devices"} <= sources

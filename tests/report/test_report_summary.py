@@ -96,6 +96,12 @@ def test_one_rank_and_a_plan_for_one_device_divide_nothing() -> None:
     )
     words = fact(replace(CLUSTER, per_rank=left), "speedup")
     assert words == "none: the plan does not divide the model, rank 1, pi4-b computes all of it"
+    left = tuple(
+        replace(stats, rows=stats.rows if stats.rank == 1 else 0) for stats in ONE_HOST.per_rank
+    )
+    shared = fact(replace(ONE_HOST, per_rank=left), "speedup")
+    assert shared.startswith("none: the plan does not divide the model, rank 1, laptop")
+    assert "thread" in shared and shared.endswith("; the single device has its host's cores")
 
 
 def test_ranks_that_are_left_out_and_hosts_that_are_shared_are_named() -> None:

@@ -227,7 +227,7 @@ def _walk(
         def tell() -> None:
             progress.update(
                 f"joint: {search.value_s * 1e3:.4g} ms on up to {len(search.ranks)} devices, "
-                f"{budget.used} plans simulated, {min(budget.spent, 1):.0%} of the time"
+                f"{budget.used} plans simulated, {100 * min(budget.spent, 1):.0f} % of the time"
             )
 
         return tell
