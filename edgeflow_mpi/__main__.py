@@ -54,6 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(error, 1)
     except SystemExit as done:  # --help and --version, which argparse has printed
         return done.code if isinstance(done.code, int) else 0
+    except ModuleNotFoundError as error:
+        # Another python than that of the environment, most likely.
+        return _say(
+            f"{error.name or error} is not installed for {sys.executable}; "
+            "run ./launch/setup.sh, then source .venv/bin/activate",
+            1,
+        )
     except KeyboardInterrupt:
         return 130
 
@@ -141,7 +148,7 @@ def _coverage(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _say(error: EdgeflowError, status: int) -> int:
+def _say(error: EdgeflowError | str, status: int) -> int:
     print(f"{PROG}: {error}", file=sys.stderr)
     return status
 

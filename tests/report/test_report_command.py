@@ -46,6 +46,19 @@ def test_help_is_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) 
     assert "usage: edgeflow-mpi" in capsys.readouterr().out
 
 
+def test_another_python_than_that_of_the_environment_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def plan(_: object) -> int:
+        raise ModuleNotFoundError("No module named 'numpy'", name="numpy")
+
+    monkeypatch.setattr("edgeflow_mpi.__main__._plan", plan)
+    assert main(["plan"]) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"edgeflow-mpi: numpy is not installed for {sys.executable};")
+    assert printed.count("\n") == 1 and ".venv/bin/activate" in printed
+
+
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"edgeflow-mpi {__version__}\n"
