@@ -98,7 +98,7 @@ class Emulator:
         ranks = comm.Get_size()
         dense = self.times == "kernels" and ranks > 1
         subjects = self._subjects(ranks) if dense else self._wholes()
-        self._prices.learn(comm, cores, progress, subjects)
+        self._prices.learn(comm, progress, subjects)
         call_s = self._prices.least_s(subjects)
         layers = [layer for layer in self._graph.layers if layer.kind == "compute"]
         busy_s = sum(self._price_s(layer, layer.rows) - call_s for layer in layers)
@@ -129,9 +129,8 @@ class Emulator:
         return other
 
     def learn(
-        self, comm: Communicator, cores: int, progress: Progress,
-        units: Iterable[tuple[str, int]],
-    ) -> None:  # fmt: skip
+        self, comm: Communicator, progress: Progress, units: Iterable[tuple[str, int]]
+    ) -> None:
         """Measure kernels for these rows of these layers, where that was not done; collective."""
         if self.times != "kernels":
             return
@@ -142,7 +141,7 @@ class Emulator:
             Subject(self._graph, self._needs, self._graph.by_name[name], tuple(counts))
             for name, counts in rows.items()
         ]
-        self._prices.learn(comm, cores, progress, subjects)
+        self._prices.learn(comm, progress, subjects)
 
     def seconds(self, rank: int, layer_name: str, rows: int) -> float:
         """What device ``rank`` takes for ``rows`` rows of a compute layer."""

@@ -8,8 +8,9 @@ there is time to measure nearly every number of rows, and to keep what was found
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -82,10 +83,14 @@ class Prices:
         self._cache = cache
         self._recalled = fresh
         self._known: dict[Kind, dict[int, Price]] = {}
+        self._prices: dict[Kind, dict[int, Price]] = {}
 
     def of(self, kind: Kind) -> Mapping[int, Price]:
-        """Rows -> price, of all that is known."""
-        return self._known.get(kind, {})
+        """Rows -> price, of all that is known.
+
+        A kernel takes no longer than that of more rows: what says otherwise was disturbed.
+        """
+        return self._prices.get(kind, {})
 
     def least_s(self, subjects: Iterable[Subject]) -> float:
         """The cheapest call among these: what one costs whatever it computes; 0 if there is none.
@@ -96,52 +101,53 @@ class Prices:
                    default=0.0)  # fmt: skip
 
     @torch.inference_mode()
-    def learn(
-        self, comm: Communicator, cores: int, progress: Progress, subjects: Iterable[Subject]
-    ) -> None:
+    def learn(self, comm: Communicator, progress: Progress, subjects: Iterable[Subject]) -> None:
         """Measure what is not known yet; collective.
 
-        As many ranks as there are cores measure, each its share, and all get everything. Every
-        kernel has several turns, far from one another, and its best one counts: other work slows
-        a machine down by a quarter for seconds, and prices of different moments are compared.
+        Rank 0 measures: kernels that run side by side take memory from each other, and devices do
+        not. Every kernel has several turns, far from one another, and its best one counts: other
+        work slows a machine down by a quarter for seconds, and prices of different moments are
+        compared.
 
         Raises
         ------
         EdgeflowError
-            On all ranks, when a kernel fails on one of them.
+            On all ranks, when a kernel fails.
         """
         subjects = tuple(subjects)
         self._recall(comm, subjects)
         missing = _missing(subjects, self._known)
         if not missing:
             return
-        rank, workers = comm.Get_rank(), max(min(comm.Get_size(), cores), 1)
-        mine = _shared_out(missing, workers)[rank] if rank < workers else []
         found: dict[Kind, dict[int, Price]] = {}
         error: Exception | None = None
         try:
-            found = self._measured(mine, progress)
+            if comm.Get_rank() == 0:
+                found = self._measured(missing, progress)
         except Exception as raised:  # noqa: BLE001 (all ranks must learn of it)
             error = raised
         agree(comm, error)
-        for part in comm.allgather(found):
-            for kind, prices in part.items():
-                self._known.setdefault(kind, {}).update(prices)
-        if rank == 0:
+        self._take(comm.bcast(found, root=0))
+        if comm.Get_rank() == 0:
             self._keep(subjects)
 
+    def _take(self, found: Mapping[Kind, dict[int, Price]]) -> None:
+        for kind, prices in found.items():
+            self._known[kind] = prices
+            self._prices[kind] = _undisturbed(prices)
+
     def _measured(
-        self, mine: Sequence[Subject], progress: Progress
+        self, missing: Sequence[Subject], progress: Progress
     ) -> dict[Kind, dict[int, Price]]:
-        """A rank's share, in several turns."""
+        """All that is known of these, after several turns."""
         found: dict[Kind, dict[int, Price]] = {}
         for turn in range(1, TURNS + 1):
-            for count, one in enumerate(mine, 1):
+            for count, one in enumerate(missing, 1):
                 progress.update(
-                    f"turn {turn} of {TURNS}: layer {count} of {len(mine)}, {one.layer.name}, "
+                    f"turn {turn} of {TURNS}: layer {count} of {len(missing)}, {one.layer.name}, "
                     f"{len(one.counts)} numbers of rows"
                 )
-                known = found.setdefault(one.kind, dict(self.of(one.kind)))
+                known = found.setdefault(one.kind, dict(self._known.get(one.kind, {})))
                 try:
                     known |= self._again(one, known) if turn > 1 else self._first(one, known)
                 except Exception as raised:
@@ -200,7 +206,7 @@ class Prices:
         text = self._cache.read_text(*self._entry(subjects)) if comm.Get_rank() == 0 else None
         text = comm.bcast(text, root=0)
         if text is not None:
-            self._known = _parsed(text)
+            self._take(_parsed(text))
             self._cache.used.append("prices")
 
     def _keep(self, subjects: Sequence[Subject]) -> None:
@@ -278,19 +284,13 @@ def _missing(
     return [wanted[kind] for kind in sorted(wanted)]
 
 
-def _shared_out(subjects: Sequence[Subject], workers: int) -> list[list[Subject]]:
-    """About as much work for each, the most expensive first."""
-
-    def work(one: Subject) -> float:
-        return sum(one.layer.macs * rows / max(one.layer.rows, 1) + 1e6 for rows in one.counts)
-
-    shares: list[list[Subject]] = [[] for _ in range(workers)]
-    loads = [0.0] * workers
-    for one in sorted(subjects, key=lambda one: (-work(one), one.kind)):
-        least = loads.index(min(loads))
-        shares[least].append(one)
-        loads[least] += work(one)
-    return shares
+def _undisturbed(found: Mapping[int, Price]) -> dict[int, Price]:
+    """No price above that of more rows."""
+    least_s, lowered = math.inf, {}
+    for rows in sorted(found, reverse=True):
+        least_s = min(least_s, found[rows].seconds)
+        lowered[rows] = replace(found[rows], seconds=least_s)
+    return lowered
 
 
 def _parsed(text: str) -> dict[Kind, dict[int, Price]]:

@@ -151,7 +151,7 @@ def _make_pace(
         for unit in units
         if task.graph.by_name[unit.layer].kind == "compute"
     ]
-    emulator.learn(context.comm, context.cores, context.progress, computing)
+    emulator.learn(context.comm, context.progress, computing)
     message_s = emulator.spec.devices[rank].message_cpu_s
 
     def seconds(unit: Unit) -> float:

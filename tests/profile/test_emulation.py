@@ -65,7 +65,7 @@ def calibrated(cluster: ClusterSpec, times: UnitTimes = "kernels") -> list[Emula
     def work(comm: object) -> Emulator:
         emulator = Emulator(cluster, graph, Needs(graph), without_cache(), times)
         emulator.calibrate(comm, 2, NoProgress())  # type: ignore[arg-type]
-        emulator.learn(comm, 2, NoProgress(), [("a", 3), ("a", 3), ("b", 2)])  # type: ignore[arg-type]
+        emulator.learn(comm, NoProgress(), [("a", 3), ("a", 3), ("b", 2)])  # type: ignore[arg-type]
         return emulator
 
     found = on_ranks(len(cluster.devices), work)

@@ -49,7 +49,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def learned(folder: Path | None, *subjects: Subject, fresh: bool = False) -> Prices:
     def work(comm: object) -> Prices:
         found = Prices(ENGINES, Cache(folder, NoProgress()), fresh=fresh)
-        found.learn(comm, 1, NoProgress(), subjects)  # type: ignore[arg-type]
+        found.learn(comm, NoProgress(), subjects)  # type: ignore[arg-type]
         return found
 
     everyone = on_ranks(2, work)
@@ -115,17 +115,17 @@ def test_between_two_numbers_of_rows_their_engines_are_tried() -> None:
     assert prices._around({}, 3) == set()
 
 
-def test_work_is_shared_out_by_weight() -> None:
-    heavy = subject(*range(1, 9))
-    light = [replace(subject(1), layer=replace(heavy.layer, rows=rows)) for rows in (3, 4, 5)]
-    shares = prices._shared_out([heavy, *light], 2)
-    assert shares[0] == [heavy] and len(shares[1]) == 3
+def test_a_price_above_that_of_more_rows_was_disturbed() -> None:
+    found = {4: Price(2.0, "ncnn"), 2: Price(5.0, "aten"), 1: Price(1.0, "aten")}
+    assert prices._undisturbed(found) == {
+        4: Price(2.0, "ncnn"), 2: Price(2.0, "aten"), 1: Price(1.0, "aten"),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     "error", [ModelError("layer a has no such operator"), RuntimeError("no memory\nand more")]
 )
-def test_a_kernel_that_fails_on_one_rank_fails_on_all(
+def test_a_kernel_that_fails_fails_on_all_ranks(
     monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def refuse(*_: object) -> None:
@@ -135,7 +135,7 @@ def test_a_kernel_that_fails_on_one_rank_fails_on_all(
 
     def work(comm: object) -> None:
         found = Prices(ENGINES, Cache(None, NoProgress()))
-        found.learn(comm, 1, NoProgress(), [subject(2)])  # type: ignore[arg-type]
+        found.learn(comm, NoProgress(), [subject(2)])  # type: ignore[arg-type]
 
     for found in on_ranks(2, work):
         assert isinstance(found, EdgeflowError) and "layer a " in str(found)
