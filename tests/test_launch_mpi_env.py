@@ -49,6 +49,7 @@ def test_settings_by_kind_of_job(launcher: dict[str, str], progress: str | None)
     assert environ["OMPI_MCA_mpi_yield_when_idle"] == "1"
     assert environ["OMPI_MCA_btl"] == "^ofi"
     assert environ.get("OMPI_MCA_btl_tcp_progress_thread") == progress
+    assert ("OMPI_MCA_btl_tcp_eager_limit" in environ) is (progress is not None)
     assert {key: environ[key] for key in launcher} == launcher
 
 
@@ -57,6 +58,7 @@ def test_what_mpirun_was_told_wins() -> None:
         "OMPI_MCA_btl": "tcp,self",
         "OMPI_MCA_mpi_yield_when_idle": "0",
         "OMPI_MCA_btl_tcp_progress_thread": "0",
+        "OMPI_MCA_btl_tcp_eager_limit": "65536",
     }
     environ = TWO_HOSTS | told
     configure_mpi_environment(environ)

@@ -17,6 +17,11 @@ What each setting is for, with Open MPI 5.0.11 on a 2-core x86-64 machine:
     *after* both sides had computed for 200 ms, and 0.02 ms with the thread. Latency of small
     messages is the same. On a single host there is no TCP traffic and the thread would only
     take processor time.
+``btl_tcp_eager_limit=1048576``, when the job spans several hosts
+    A longer message is only announced, and sent when its receiver has asked for it. That question
+    queues behind what the receiver itself sends on the same connection: 250 kB each way over
+    93.7 Mbit/s took 43.6 ms with the usual limit of 64 kB, as long as one after the other, and
+    22.1 ms with this one. Receives are posted early, so that nothing is lost by not asking.
 ``btl=^ofi``
     Leaves out a transport for one-sided operations that a job never uses; looking for its
     devices takes a second of every start (MPI_Init: 1.1 s with it, 0.1 s without).
@@ -53,7 +58,7 @@ from typing import NamedTuple
 _PREFIX = "OMPI_MCA_"
 _ALWAYS = {"mpi_yield_when_idle": "1", "btl": "^ofi"}
 _PROGRESS = "btl_tcp_progress_thread"
-_SEVERAL_HOSTS = {_PROGRESS: "1"}
+_SEVERAL_HOSTS = {_PROGRESS: "1", "btl_tcp_eager_limit": str(1 << 20)}
 
 PROGRESS_THREAD = _PREFIX + _PROGRESS
 """The variable that says whether messages over TCP move while a rank computes."""
