@@ -243,7 +243,7 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--repeat", type=_positive, default=Effort.repeat, metavar="N",
         help="timed requests of every plan; up to three times as many where they differ by more "
-        "than 1%% (default: %(default)s)",
+        "than 2%% (default: %(default)s)",
     )  # fmt: skip
     add(
         "--plan-seconds", type=_number, default=Effort.plan_seconds, metavar="S",

@@ -44,10 +44,11 @@ from edgeflow_mpi.report.files import write_file
 from edgeflow_mpi.report.results import RankStats
 from edgeflow_mpi.runtime.distribute import needed_weights
 from edgeflow_mpi.runtime.session import Session
+from edgeflow_mpi.runtime.urgency import urgent
 from edgeflow_mpi.units.tables import UnitTables
 
 Tensor = torch.Tensor
-_STEADY = 0.01
+_STEADY = 0.02
 """Requests of a plan that differ by less need not be repeated."""
 _MOST_TURNS = 3
 _PACKED = 5
@@ -162,6 +163,7 @@ class _Cell:
 
     def measure(self, tables: Mapping[str, UnitTables]) -> dict[str, _Found]:
         """All plans, as many beside each other as fit into memory; collective."""
+        self._learn_prices(tables)
         names = list(tables)
         sizes_bytes = _packed_bytes(self._task, tables)
         room_bytes = self._context.comm.bcast(round(_SHARE * free_memory_bytes()), root=0)
@@ -171,6 +173,25 @@ class _Cell:
             for name, one in self._together(together).items():
                 found.setdefault(name, []).append(one)
         return {name: _joined(parts) for name, parts in found.items()}
+
+    def _learn_prices(self, tables: Mapping[str, UnitTables]) -> None:
+        """Measure what kernels of these plans take, where that is not known; collective.
+
+        Nothing else runs on the cores meanwhile, neither requests on other testbeds nor who gets
+        them ready: a kernel that shares a core and its caches took several times as long.
+        """
+        context = self._context
+        with _turn(context, self._turns), urgent():
+            for name, each in tables.items():
+                task = _task_of(self._task, name).divided(each.division)
+                assert task.emulator is not None
+                units = [
+                    (unit.layer, unit.rows.rows)
+                    for own in each.ranks
+                    for unit in own
+                    if task.graph.by_name[unit.layer].kind == "compute"
+                ]
+                task.emulator.learn(context.comm, context.cores, context.progress, units)
 
     def _together(self, tables: Mapping[str, UnitTables]) -> dict[str, _Found]:
         context = self._context
@@ -203,7 +224,8 @@ class _Cell:
             return {}
         context, task = self._context, self._task
         warm = replace(context, options=replace(context.options, warmup=0))
-        measured = measure(warm, task, list(contenders.values()), rounds=1)
+        # One request a turn: the next would begin while others still send what this one left.
+        measured = measure(warm, task, list(contenders.values()), rounds=context.options.repeat)
         found = {}
         for (name, contender), mine in zip(contenders.items(), measured, strict=True):
             stats = rank_stats(context, contender.session, mine, self._host)
