@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -181,7 +182,9 @@ class _Cell:
         them ready: a kernel that shares a core and its caches took several times as long.
         """
         context = self._context
-        with _turn(context, self._turns), urgent():
+        # Rank 0 measures; the others look now and then whether it has.
+        first = urgent() if context.first else nullcontext()
+        with _turn(context, self._turns), first:
             for name, each in tables.items():
                 task = _task_of(self._task, name).divided(each.division)
                 assert task.emulator is not None
@@ -191,7 +194,7 @@ class _Cell:
                     for unit in own
                     if task.graph.by_name[unit.layer].kind == "compute"
                 ]
-                task.emulator.learn(context.comm, context.cores, context.progress, units)
+                task.emulator.learn(context.comm, context.progress, units)
 
     def _together(self, tables: Mapping[str, UnitTables]) -> dict[str, _Found]:
         context = self._context
@@ -200,7 +203,8 @@ class _Cell:
         with context.progress.step(f"the units of {', '.join(tables)} computed"):
             warm_up(context, self._task, list(contenders.values()))
         found: dict[str, list[_Found]] = {name: [] for name in tables}
-        with _turn(context, self._turns), context.progress.step(f"requests of {', '.join(tables)}"):
+        doing = context.progress.step(f"requests of {', '.join(tables)}")
+        with _turn(context, self._turns), _no_garbage(), doing:
             for _ in range(_MOST_TURNS):
                 restless = context.comm.bcast(
                     [name for name in tables if not _steady(found[name])], root=0
@@ -218,12 +222,22 @@ class _Cell:
             self._had, self._held = tables, mine
         return open_session(context, task, tables, mine, self._open_transport)
 
+    def _settle(self, contender: Contender) -> None:
+        """A request that counts nowhere: for half a second after other work ranks are late."""
+        context, pace = self._context, contender.session.pace
+        assert pace is not None
+        counted = pace.wanted_s, pace.late_s, pace.units, pace.on_time
+        once = replace(context, options=replace(context.options, repeat=1, warmup=0))
+        measure(once, self._task, [contender], rounds=1)
+        pace.wanted_s, pace.late_s, pace.units, pace.on_time = counted
+
     def _requests(self, contenders: Mapping[str, Contender]) -> dict[str, _Found]:
         """As many timed requests of each as the options say, and what they brought."""
         if not contenders:
             return {}
         context, task = self._context, self._task
         warm = replace(context, options=replace(context.options, warmup=0))
+        self._settle(next(iter(contenders.values())))
         # One request a turn: the next would begin while others still send what this one left.
         measured = measure(warm, task, list(contenders.values()), rounds=context.options.repeat)
         found = {}
@@ -248,6 +262,17 @@ def _turn(context: Context, turns: Path | None) -> Iterator[None]:
             if context.first:
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield  # closed, it is unlocked
+
+
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """While no garbage is collected: the tables of all plans take a tenth of a second to walk."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _steady(found: Sequence[_Found]) -> bool:
