@@ -40,8 +40,8 @@ def sleep_until(done: Callable[[], bool], *, timeout_s: float | None, failure: s
     """Poll ``done`` with growing sleeps until it is true.
 
     Set-up waits must not spin: ranks may share cores with the rank that still works, and a
-    spinning wait would slow down what is being waited for, or measured. The first polls are
-    50 microseconds apart, later ones up to a millisecond.
+    waiting one would slow down what is being waited for, or measured. Polls are apart by a fiftieth
+    of the time waited so far, but 50 microseconds at least and 20 milliseconds at most.
 
     Parameters
     ----------
@@ -58,12 +58,11 @@ def sleep_until(done: Callable[[], bool], *, timeout_s: float | None, failure: s
         When ``timeout_s`` has passed.
     """
     started_s = time.monotonic()
-    pause_s = 50e-6
     while not done():
-        if timeout_s is not None and time.monotonic() - started_s > timeout_s:
+        waited_s = time.monotonic() - started_s
+        if timeout_s is not None and waited_s > timeout_s:
             raise ClusterError(failure)
-        time.sleep(pause_s)
-        pause_s = min(pause_s * 1.5, 1e-3)
+        time.sleep(min(max(waited_s / 50, 50e-6), 20e-3))
 
 
 def sleeping_barrier(comm: Communicator, *, timeout_s: float | None = None) -> None:
