@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 from bench.engines import page as pages
 from bench.engines.channel import Channel, ChannelError, Listener
 from bench.engines.contenders import Contender, parse_contender
+from bench.engines.cores import Bursts, Watch, lookouts
 from bench.engines.results import at_best, best_engine, median_ms, ratio, read, write
 from bench.engines.rounds import Effort
+from edgeflow_mpi.errors import EdgeflowError
 from tests.jobs import QUICK, finished
 
 COMMAND = [sys.executable, "-m", "bench.engines"]
@@ -37,6 +40,7 @@ def made_up(**changes: Any) -> dict[str, Any]:
         "options": "",
         "load_before": 0.1,
         "foreign_share": 0.004,
+        "bursts": {"counted": 24, "repeated": 7, "disturbed": 0},
         "left_out": {"mnn-1": "mnn-1 (MNN is not installed)"},
         "contenders": {
             "edgeflow-1": line((70.0, 71.0), (69.0, 72.0), compute_ms=(69.0,), plan=plan),
@@ -77,7 +81,9 @@ def test_the_page_says_who_was_faster_and_what_was_missed() -> None:
     assert "2.01" in gain and "≥ 1.8" in gain and "yes" in gain
     assert "engines.png" in text and "MNN is not installed" in text
     assert "**67.0**" in text, "the best engine is bold"
-    assert "busy" not in text
+    assert "busy" not in text and "24 bursts, 7 more that did not count." in text.replace(
+        "\n  ", " "
+    )
     assert "**The machine was busy.**" in pages.page(
         {"resnet50": made_up(foreign_share=0.2)}, None
     ).replace("\n  ", " ")
@@ -156,3 +162,34 @@ def test_misuse_is_one_sentence(options: list[str], words: str) -> None:
     assert done.status == 2 and done.stdout == ""
     (sentence,) = done.stderr.splitlines()
     assert sentence.startswith("bench.engines: ") and words in sentence
+
+
+def test_a_burst_beside_a_slow_core_is_repeated() -> None:
+    rates = iter([(10.0, 5.0)] * 27 + [(3.0, 5.0), (9.0, 3.0)] + [(8.0, 4.0)] * 9)
+    watch = Watch(lambda: next(rates))
+    done: list[int] = []
+
+    def burst() -> int:
+        done.append(len(done))
+        return done[-1]
+
+    # Slow after the first burst, and before the next look; then fine.
+    assert watch.undisturbed(burst) == 1
+    assert watch.undisturbed(burst) == 2
+    assert watch.bursts == Bursts(counted=2, repeated=1)
+
+
+def test_patience_with_slow_cores_ends() -> None:
+    rates = iter([(10.0, 10.0)] + [(10.0, 2.0)] * 1000)
+    watch = Watch(lambda: next(rates), patience_s=0.25)
+    assert watch.undisturbed(lambda: "an answer") == "an answer"
+    assert watch.undisturbed(lambda: "another") == "another"
+    assert watch.bursts == Bursts(counted=2, disturbed=2)
+
+
+def test_all_cores_are_looked_at_and_whoever_looks_ends() -> None:
+    core = min(os.sched_getaffinity(0))
+    with lookouts((core, core)) as look:
+        assert all(rate > 0 for rate in look())
+    with pytest.raises(EdgeflowError, match="looks at the cores has ended"):
+        look()

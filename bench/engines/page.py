@@ -27,7 +27,9 @@ _INTRODUCTION = """\
 Ours, with one rank on one core and with two ranks of one thread on two cores, beside engines with
 one and with two threads on the same cores. Same weights, same input (normalised, 32 bits), batch
 1, fp32 everywhere. Every contender is a process of its own with the model loaded; they take turns
-of a few requests, one at a time, while the others sleep. The time is from the input as an array to
+of a few requests, one at a time, while the others sleep. Requests beside which a core was slow do
+not count, whoever's they are: this machine is a guest, and its cores are at times threads of one
+core, or share one with another guest. The time is from the input as an array to
 the answer as an array; for ours, on rank 0. Ranks pass messages; threads share memory. Weights are
 random and calibrated, so the answers mean nothing, but they depend on every row. `bench/README.md`
 tells how to make this page again.
@@ -180,6 +182,12 @@ def _made(models: Mapping[str, Entry]) -> list[str]:
             f"Load before: {entry['load_before']}. Others had {entry['foreign_share']:.1%} of the "
             "cores' time."
         )
+        if "bursts" in entry:
+            counted, repeated, disturbed = (
+                entry["bursts"][name] for name in ("counted", "repeated", "disturbed")
+            )
+            sentence += f" {counted} bursts, {repeated} more that did not count"
+            sentence += f", {disturbed} that do beside a slow core." if disturbed else "."
         if entry["foreign_share"] > BUSY:
             sentence += " **The machine was busy.**"
         for reason in entry["left_out"].values():

@@ -41,6 +41,7 @@ def entry(outcome: Outcome, facts: Mapping[str, Any]) -> dict[str, Any]:
         **facts,
         "load_before": outcome.load_before,
         "foreign_share": round(outcome.foreign_share, 4),
+        "bursts": asdict(outcome.bursts),
         "left_out": outcome.left_out,
         "contenders": lines,
     }

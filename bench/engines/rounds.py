@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.engines.contenders import Absent, Contender, Place, Running, started
+from bench.engines.cores import Bursts, Watch, lookouts
 from edgeflow_mpi.progress import Progress
 
 WRONG = 1e-3
@@ -86,6 +87,7 @@ class Outcome:
     left_out: dict[str, str]
     foreign_share: float
     load_before: float
+    bursts: Bursts
 
 
 def measure(
@@ -94,7 +96,8 @@ def measure(
     """Start everybody, give them their turns, end everybody.
 
     Contenders on one core have every core in turn: where one is slower than the other for long,
-    two cores together would else be compared with the better one.
+    two cores together would else be compared with the better one. A burst beside which a core was
+    slow is repeated, see :mod:`bench.engines.cores`.
 
     A contender that does not come up, or whose answer is wrong, is left out and says so.
     """
@@ -118,17 +121,17 @@ def measure(
                 running.append(one)
         series = [_Series(one) for one in running]
         foreign = _Foreign()
+        watch = Watch(stack.enter_context(lookouts(place.cores)))
         for turn, requests in enumerate(effort.turns):
             shift = turn % max(len(series), 1)
             for each in (*series[shift:], *series[:shift]):
                 if each.running.contender.cores == 1:
                     each.running.move(place.cores[turn % len(place.cores)])
-                with foreign.beside(each.running):
-                    each.turn(requests, effort.warmup)
+                each.turn(watch, foreign, requests, effort.warmup)
             said = ", ".join(each.headline() for each in series)
             progress.say(f"  turn {turn + 1} of {len(effort.turns)}: {said}")
         lines = tuple(each.line(errors[each.running.contender.name]) for each in series)
-    return Outcome(lines, left_out, foreign.share, load)
+    return Outcome(lines, left_out, foreign.share, load, watch.bursts)
 
 
 class _Series:
@@ -140,9 +143,14 @@ class _Series:
         self._spun_s = 0.0
         self._replies: list[list[dict[str, Any]]] = []
 
-    def turn(self, requests: int, warmup: int) -> None:
-        replies = self.running.answer(requests, warmup)
-        self._spun_s = max(self._spun_s, self.running.settle())
+    def turn(self, watch: Watch, foreign: _Foreign, requests: int, warmup: int) -> None:
+        def burst() -> list[dict[str, Any]]:
+            with foreign.beside(self.running):
+                replies = self.running.answer(requests, warmup)
+                self._spun_s = max(self._spun_s, self.running.settle())
+            return replies
+
+        replies = watch.undisturbed(burst)
         self._times_ms.append(tuple(1e3 * t for t in replies[0]["times_s"]))
         self._replies.append(replies)
 
