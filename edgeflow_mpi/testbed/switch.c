@@ -7,9 +7,10 @@
  * frame has left it, and ends no earlier than the stage before. What stands at the end is when the
  * last bit is there; the frame is handed over then, after the pair's delay. Segments that the
  * kernel has not cut into frames yet count as the frames that they would be, and pass as one.
- * Frames without data pass by those that queue: a host keeps but a segment or two of each
- * connection in its device's queue, so that acknowledgements hardly wait, while what hosts have
- * handed over here may be a whole window.
+ * Acknowledgements without data pass by frames that queue: a host keeps but a segment or two of
+ * each connection in its device's queue, so that they hardly wait there, while what hosts have
+ * handed over here may be a whole window. No data pass by other data: TCP would take those to be
+ * lost, and send them again.
  *
  * While frames pass, and a while longer, a thread on each core turns in circles where nothing else
  * wants the core: the cores of virtual machines that have nothing to do are handed back to the
@@ -48,7 +49,7 @@
 #include <unistd.h>
 
 enum { MOST_HOSTS = 256, MOST_BYTES = 65536 + 256, HEADER = sizeof(struct virtio_net_hdr) };
-enum { STAGES = 4, SMALL_BYTES = 100 };
+enum { STAGES = 4 };
 /* Timers wake us some 25 us late, so they are set earlier, and the rest is polled away. */
 static const int64_t EARLY_NS = 25000, EXACT_NS = 3000;
 static const int64_t AWAKE_NS = INT64_C(3000000000), DOZE_NS = 50000000;
@@ -137,9 +138,21 @@ static int wire_bytes(const unsigned char *bytes, int length) {
     return size + (frames > 1 ? frames - 1 : 0) * headers;
 }
 
+/* Whether a frame is a TCP segment over IPv4 that acknowledges and brings nothing. */
+static int acknowledges_alone(const Frame *frame) {
+    enum { ETHERNET = 14, LEAST = 20, IPV4 = 0x0800, TCP = 6 };
+    const unsigned char *bytes = frame->bytes + HEADER, *ip = bytes + ETHERNET;
+    int size = frame->length - HEADER - ETHERNET;
+    if (size < 2 * LEAST || bytes[12] * 256 + bytes[13] != IPV4 || ip[9] != TCP) return 0;
+    int ip_header = 4 * (ip[0] & 15), total = ip[2] * 256 + ip[3];
+    if (size < ip_header + LEAST) return 0;
+    int opens_or_ends = ip[ip_header + 13] & 7; /* FIN, SYN, RST */
+    return !opens_or_ends && total == ip_header + 4 * (ip[ip_header + 12] >> 4);
+}
+
 static void enter(Frame *frame, int receiver, int64_t at_ns) {
     frame->receiver = receiver;
-    frame->stage = frame->wire_bytes <= SMALL_BYTES ? STAGES : 0;
+    frame->stage = acknowledges_alone(frame) ? STAGES : 0;
     frame->due_ns = frame->end_ns = at_ns;
     if (frame->stage == STAGES) frame->due_ns += delays_ns[frame->sender * hosts + receiver];
     frame->order = arrivals++;

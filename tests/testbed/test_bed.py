@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -96,6 +97,49 @@ def test_another_cluster_waits_until_this_one_is_idle(
     assert launch("down").stdout == "no testbed is up\n"
     assert launch("status").returncode == 1
     assert launch("up", cluster).returncode == 0
+
+
+_RECEIVE = """\
+import socket
+with socket.create_server(("", 7007)) as server:
+    print("listening", flush=True)
+    connection, _ = server.accept()
+    print(sum(map(len, iter(lambda: connection.recv(1 << 20), b""))))
+"""
+_SEND = """\
+import pathlib, socket
+with socket.create_connection(("box", 7007)) as connection:
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for _ in range(20):
+        connection.sendall(bytes(50_000))
+        connection.sendall(b"a message")
+    connection.shutdown(socket.SHUT_WR)
+    connection.recv(1)
+names, values = [
+    line.split()
+    for line in pathlib.Path("/proc/net/netstat").read_text().splitlines()
+    if line.startswith("TcpExt:")
+]
+counts = dict(zip(names, values))
+print(counts["TCPSACKReorder"], counts["TCPTSReorder"], counts["TCPFastRetrans"])
+"""
+
+
+def test_short_messages_do_not_overtake_long_ones(launch: Launch, cluster: Path) -> None:
+    if Names(BED).switch not in ours():
+        pytest.skip("links without a switch of our own")
+    command = [str(ROOT / "launch" / "testbed"), "exec", "box", "--", sys.executable, "-c"]
+    with subprocess.Popen(
+        [*command, _RECEIVE], env=os.environ | {"EDGEFLOW_TESTBED": BED},
+        stdout=subprocess.PIPE, text=True,
+    ) as receiver:  # fmt: skip
+        try:
+            assert receiver.stdout is not None and receiver.stdout.readline() == "listening\n"
+            sent = launch("exec", "cam", "--", sys.executable, "-c", _SEND)
+            assert receiver.stdout.readline() == f"{20 * (50_000 + 9)}\n", sent.stderr
+        finally:
+            receiver.kill()
+    assert sent.stdout == "0 0 0\n", "TCP took segments to be lost that were only overtaken"
 
 
 def test_a_job_runs_with_a_rank_on_every_host(
