@@ -75,13 +75,14 @@ class Prices:
     ----------
     engines : names of those that may compute.
     cache : where rank 0 finds what earlier jobs have measured, and keeps what this one does.
-    fresh : whether to measure although there is something.
+    fresh : whether to measure although there is something. Of both, the smaller price counts: a
+        kernel that took less at some moment was disturbed at the other.
     """
 
     def __init__(self, engines: Sequence[str], cache: Cache, *, fresh: bool = False) -> None:
         self._engines = tuple(engines)
         self._cache = cache
-        self._recalled = fresh
+        self._recalled, self._fresh = False, fresh
         self._known: dict[Kind, dict[int, Price]] = {}
         self._prices: dict[Kind, dict[int, Price]] = {}
 
@@ -116,7 +117,8 @@ class Prices:
         """
         subjects = tuple(subjects)
         self._recall(comm, subjects)
-        missing = _missing(subjects, self._known)
+        missing = _missing(subjects, {} if self._fresh else self._known)
+        self._fresh = False
         if not missing:
             return
         found: dict[Kind, dict[int, Price]] = {}
@@ -175,10 +177,12 @@ class Prices:
                 tried = trial.candidates(span, weights, lambda: None)
                 most_s = _CLOSE * min(one.trial_s for one in tried)
                 runs = {one.engine: one.run for one in tried if one.trial_s <= most_s}
-            found[rows] = min(
-                (Price(time_calls(run, _WINDOW_S).cpu_s, engine) for engine, run in runs.items()),
-                key=lambda price: (price.seconds, price.engine),
-            )
+            measured = [
+                Price(time_calls(run, _WINDOW_S).cpu_s, engine) for engine, run in runs.items()
+            ]
+            if rows in known:
+                measured.append(known[rows])
+            found[rows] = min(measured, key=lambda price: (price.seconds, price.engine))
         return found
 
     @staticmethod
@@ -207,7 +211,8 @@ class Prices:
         text = comm.bcast(text, root=0)
         if text is not None:
             self._take(_parsed(text))
-            self._cache.used.append("prices")
+            if not self._fresh:
+                self._cache.used.append("prices")
 
     def _keep(self, subjects: Sequence[Subject]) -> None:
         lines = [

@@ -88,9 +88,19 @@ def test_what_was_measured_is_not_measured_again(tmp_path: Path, timed: list[int
     assert timed == [] and again.of(subject(1).kind) == first.of(subject(1).kind)
     more = learned(tmp_path, subject(2, 4, 6)).of(subject(1).kind)
     assert set(timed) == {6} and set(more) == {2, 4, 6}
+
+
+def test_measured_again_the_smaller_price_counts(tmp_path: Path, timed: list[int]) -> None:
+    before = learned(tmp_path, subject(2, 6)).of(subject(1).kind)
     timed.clear()
-    assert set(learned(tmp_path, subject(6), fresh=True).of(subject(1).kind)) == {6}
-    assert set(timed) == {6}
+    timed += [6] * 100  # from now on kernels of 6 rows take less than ever before
+    after = learned(tmp_path, subject(6, 8), fresh=True).of(subject(1).kind)
+    assert set(timed[100:]) == {6, 8} and set(after) == {2, 6, 8}
+    assert after[2] == before[2] and after[6].seconds < before[6].seconds
+    timed.clear()  # and now they take more again
+    again = learned(tmp_path, subject(6), fresh=True).of(subject(1).kind)
+    assert set(timed) == {6} and again[6] == after[6]
+    assert learned(tmp_path, subject(6)).of(subject(1).kind) == again
 
 
 @pytest.mark.usefixtures("timed")
