@@ -99,6 +99,8 @@ def speedups(cells: Sequence[Cell]) -> Figure | None:
 
 def bandwidths(cells: Sequence[Cell]) -> Figure | None:
     """Latency on the largest equal cluster against the bandwidth of its links."""
+    from matplotlib.ticker import LogLocator
+
     rates = {c.bandwidth_mbps for c in cells}
     largest = max((c.kind for c in cells if c.kind.startswith("equal-")), default=None)
     here = [c for c in cells if c.kind == largest]
@@ -113,6 +115,9 @@ def bandwidths(cells: Sequence[Cell]) -> Figure | None:
             _curve(axes, [(c.bandwidth_mbps, o.median_ms) for c in mine if (o := c.of(name))], name)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        # The usual ticks are powers of ten, of which there is hardly one within so little.
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
         ticks = [c.bandwidth_mbps for c in mine]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
