@@ -42,6 +42,7 @@ _PAIRS = ((32, 64, 8), (64, 128, 16), (128, 1 << 30, 32))
 _STEP = 1.25
 _PANEL = 64
 """Panels of output channels have at most so many."""
+_INPUT_STEPS = 64
 _MAP_CHANNELS = 2048
 """More are those of wide linear layers, where one panel hardly matters."""
 
@@ -246,10 +247,15 @@ def dense_rows(layer: Layer) -> tuple[int, ...]:
 
 def dense_shares(layer: Layer) -> tuple[int, ...]:
     """Channels or inputs in steps of a quarter, and even shares; of maps also whole panels, and one
-    channel more, which takes another panel."""
+    channel more, which takes another panel. Where a map's channels are the inputs of a wide linear
+    layer, steps are small: each of them is a megabyte of weights, and all ranks wait for the last.
+    """
     whole = layer.rows
     found = {round(whole / parts) for parts in range(1, 9)}
-    if whole <= _MAP_CHANNELS:
+    if layer.divided == "inputs" and whole <= _MAP_CHANNELS:
+        step = max(1, whole // _INPUT_STEPS)
+        found |= set(range(step, whole, step))
+    elif whole <= _MAP_CHANNELS:
         step = max(_PANEL, whole // 16)
         for channels in range(step, whole, step):
             found |= {channels, channels + 1}

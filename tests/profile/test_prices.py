@@ -69,6 +69,8 @@ def test_all_small_numbers_of_rows_and_pairs_of_large_ones_are_priced() -> None:
     shares = dense_shares(layer_of(512))
     assert {512, 256, 128, 64, 73, 65, 192, 193} <= set(shares) and len(shares) < 40
     assert 257 not in dense_shares(layer_of(4096)) and 129 in dense_shares(layer_of(2048))
+    inputs = replace(layer_of(512), divided="inputs")
+    assert set(range(8, 512, 8)) <= set(dense_shares(inputs))
     assert dense_shares(layer_of(1)) == (1,)
 
 
