@@ -107,7 +107,8 @@ def lookouts(cores: Sequence[int]) -> Iterator[Callable[[], Sequence[float]]]:
                 cwd=ROOT, env=os.environ | threads, text=True, bufsize=1,
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             )  # fmt: skip
-            stack.enter_context(process)  # closes its standard input, which ends it
+            stack.enter_context(process)  # closes pipes, and waits for its end
+            stack.callback(process.kill)
             processes.append(process)
 
         def look() -> Sequence[float]:
@@ -117,7 +118,10 @@ def lookouts(cores: Sequence[int]) -> Iterator[Callable[[], Sequence[float]]]:
                     process.stdin.write("\n")
                 return [float(process.stdout.readline()) for process in processes if process.stdout]
             except (OSError, ValueError):
-                raise EdgeflowError("a process that looks at the cores has ended") from None
+                raise EdgeflowError(
+                    "a process that looks at the cores has ended; run the command again, "
+                    "finished models are kept"
+                ) from None
 
         yield look
 

@@ -28,11 +28,10 @@ Ours, with one rank on one core and with two ranks of one thread on two cores, b
 one and with two threads on the same cores. Same weights, same input (normalised, 32 bits), batch
 1, fp32 everywhere. Every contender is a process of its own with the model loaded; they take turns
 of a few requests, one at a time, while the others sleep. Requests beside which a core was slow do
-not count, whoever's they are: this machine is a guest, and its cores are at times threads of one
-core, or share one with another guest. The time is from the input as an array to
-the answer as an array; for ours, on rank 0. Ranks pass messages; threads share memory. Weights are
-random and calibrated, so the answers mean nothing, but they depend on every row. `bench/README.md`
-tells how to make this page again.
+not count, whoever's they are: cores of a virtual machine are at times threads of a single one. The
+time is from the input as an array to the answer as an array; for ours, on rank 0. Ranks pass
+messages; threads share memory. Weights are random and calibrated, so the answers mean nothing, but
+they depend on every row. `bench/README.md` tells how to make this page again.
 """
 
 

@@ -121,12 +121,13 @@ def measure(
                 running.append(one)
         series = [_Series(one) for one in running]
         foreign = _Foreign()
-        watch = Watch(stack.enter_context(lookouts(place.cores)))
+        cores = place.cores[-2:]  # those that a contender on two has
+        watch = Watch(stack.enter_context(lookouts(cores)))
         for turn, requests in enumerate(effort.turns):
             shift = turn % max(len(series), 1)
             for each in (*series[shift:], *series[:shift]):
                 if each.running.contender.cores == 1:
-                    each.running.move(place.cores[turn % len(place.cores)])
+                    each.running.move(cores[turn % len(cores)])
                 each.turn(watch, foreign, requests, effort.warmup)
             said = ", ".join(each.headline() for each in series)
             progress.say(f"  turn {turn + 1} of {len(effort.turns)}: {said}")

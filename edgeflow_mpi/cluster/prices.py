@@ -43,6 +43,7 @@ _STEP = 1.25
 _PANEL = 64
 """Panels of output channels have at most so many."""
 _INPUT_STEPS = 64
+"""Into so many steps the inputs of a wide linear layer are cut."""
 _MAP_CHANNELS = 2048
 """More are those of wide linear layers, where one panel hardly matters."""
 
@@ -248,7 +249,7 @@ def dense_rows(layer: Layer) -> tuple[int, ...]:
 def dense_shares(layer: Layer) -> tuple[int, ...]:
     """Channels or inputs in steps of a quarter, and even shares; of maps also whole panels, and one
     channel more, which takes another panel. Where a map's channels are the inputs of a wide linear
-    layer, steps are small: each of them is a megabyte of weights, and all ranks wait for the last.
+    layer, steps are small: a channel is a megabyte of weights, and all ranks wait for the last.
     """
     whole = layer.rows
     found = {round(whole / parts) for parts in range(1, 9)}

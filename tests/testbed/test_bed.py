@@ -136,7 +136,8 @@ def test_short_messages_do_not_overtake_long_ones(launch: Launch, cluster: Path)
         try:
             assert receiver.stdout is not None and receiver.stdout.readline() == "listening\n"
             sent = launch("exec", "cam", "--", sys.executable, "-c", _SEND)
-            assert receiver.stdout.readline() == f"{20 * (50_000 + 9)}\n", sent.stderr
+            assert sent.returncode == 0, sent.stderr
+            assert receiver.stdout.readline() == f"{20 * (50_000 + 9)}\n"
         finally:
             receiver.kill()
     assert sent.stdout == "0 0 0\n", "TCP took segments to be lost that were only overtaken"
