@@ -16,7 +16,6 @@ from bench.policies.claims import claims, slower
 from bench.policies.grid import (
     FEW,
     KINDS,
-    MANY,
     MODELS,
     PARTITIONERS,
     Place,
@@ -54,8 +53,8 @@ def cell(*outcomes: Outcome, model: str = "resnet50", kind: str = "equal-8") -> 
 def test_the_grid_is_that_of_the_bench_and_the_cheapest_come_first() -> None:
     grid = places(MODELS, clusters())
     assert len(grid) == len({place.key for place in grid}) == len(MODELS) * len(KINDS) * 3
-    assert {place.partitioners for place in grid} == {MANY, FEW}
-    assert {p.cluster.bandwidth_mbps for p in grid if p.partitioners == MANY} == {93.7}
+    assert {place.partitioners for place in grid} == {PARTITIONERS, FEW}
+    assert {p.cluster.bandwidth_mbps for p in grid if p.partitioners == PARTITIONERS} == {93.7}
     assert grid[0].model == "mobilenet_v2" and grid[-1].model == "vgg16"
     assert set(PARTITIONERS) <= set(KNOWN)
 
@@ -182,6 +181,42 @@ def test_what_is_done_is_not_done_again_and_is_shown(
     assert sorted(made) == ["resnet50 on equal-8-93_7", "vgg16 on equal-8-93_7"]
     assert "holds: all 6 answers" in capsys.readouterr().out
     assert (tmp_path / "page.md").read_text().startswith("# Every partitioner on emulated clusters")
+
+
+def test_partitioners_that_a_cell_lacks_join_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def measure(place: Place, *_: object) -> Cell:
+        asked.append(place.partitioners)
+        found = [outcome(name, 300.0) for name in place.partitioners if name != "exact"]
+        made = cell(*found)
+        refused = {"exact": "too large"} if "exact" in place.partitioners else {}
+        return replace(made, refused=refused, facts=made.facts | {"started": str(len(asked))})
+
+    monkeypatch.setattr(command, "measure_place", measure)
+    monkeypatch.setattr(command, "take_down", lambda bed: None)
+    kept = tmp_path / "kept.json"
+
+    def run(*words: str) -> Cell:
+        options = ["--models", "resnet50", "--clusters", "equal-8", "--bandwidths", "93.7"]
+        options += ["--results", str(kept), *words]
+        assert command.main(options) == 0
+        (found,) = load_results(kept).cells
+        return found
+
+    first = run("--partitioners", "joint", "single")
+    more = run("--partitioners", "joint", "single", "gather", "exact")
+    assert asked == [("joint", "single"), ("gather", "exact")]
+    assert more.outcomes == (*first.outcomes, outcome("gather", 300.0))
+    assert more.refused == {"exact": "too large"} and more.took_s == 2 * first.took_s
+    assert more.facts["started"] == "1"
+    assert {who: facts["started"] for who, facts in more.facts["later"].items()} == {
+        "gather": "2", "exact": "2",
+    }  # fmt: skip
+    assert run("--partitioners", "gather", "exact") == more and len(asked) == 2
+    assert run("--partitioners", "joint", "--again").had == ("joint",)
 
 
 def test_a_cell_that_fails_ends_the_others(

@@ -69,10 +69,10 @@ def _run(arguments: Sequence[str]) -> int:
         require_matplotlib(Path("policies.png"))
     wanted = _places(options)
     results = load_results(options.results)
-    left = [place for place in wanted if options.again or not _done(results, place)]
+    left = wanted if options.again else _left_of(results, wanted)
     if options.seconds != 0:
         results = _measure(results, left, options, progress)
-        left = [place for place in left if not _done(results, place)]
+        left = _left_of(results, left)
         if left:
             progress.say(f"{len(left)} cells are left: run the same command again")
     shown = Results(tuple(
@@ -111,12 +111,15 @@ def _places(options: argparse.Namespace) -> tuple[Place, ...]:
     return places(options.models or MODELS, where, options.partitioners)
 
 
-def _done(results: Results, place: Place) -> bool:
-    """Whether there is a cell that has all these partitioners."""
-    cell = results.of(place.model, place.cluster.name)
-    if cell is None:
-        return False
-    return all(cell.of(name) or name in cell.refused for name in place.partitioners)
+def _left_of(results: Results, wanted: Sequence[Place]) -> tuple[Place, ...]:
+    """The cells that lack a partitioner, each with those that it lacks."""
+    found = []
+    for place in wanted:
+        cell = results.of(place.model, place.cluster.name)
+        had = frozenset() if cell is None else frozenset(cell.had)
+        if lacking := tuple(name for name in place.partitioners if name not in had):
+            found.append(replace(place, partitioners=lacking))
+    return tuple(found)
 
 
 def _measure(
@@ -151,7 +154,8 @@ def _measure(
                     for job in wait(under_way, return_when=FIRST_COMPLETED).done:
                         beds.append(under_way.pop(job))
                         cell = job.result()
-                        results = results.plus(cell)
+                        older = None if options.again else results.of(cell.model, cell.cluster)
+                        results = results.plus(cell if older is None else older.with_more(cell))
                         if options.results is not None:
                             results.save(options.results)
                         rest_s = sum(map(weight, waiting)) * _pace(results) / options.beds

@@ -17,9 +17,6 @@ GMACS = {
 PARTITIONERS = (
     "joint", "equal", "lp", "single", "proportional", "exact", "fused", "aofl", "layers", "gather",
 )  # fmt: skip
-MANY = tuple(name for name in PARTITIONERS if name != "gather")
-"""Who takes part, unless others are asked for. A request under ``gather`` moves every feature map
-to rank 0 and back: up to a minute of a testbed that is slowed down."""
 FEW = ("joint", "equal", "lp", "single")
 """Who takes part at other bandwidths."""
 BANDWIDTH_MBPS = 93.7
@@ -117,7 +114,7 @@ def places(
     def who(cluster: Cluster) -> tuple[str, ...]:
         if chosen is not None:
             return chosen
-        return MANY if cluster.bandwidth_mbps == BANDWIDTH_MBPS else FEW
+        return PARTITIONERS if cluster.bandwidth_mbps == BANDWIDTH_MBPS else FEW
 
     found = [Place(model, cluster, who(cluster)) for cluster in where for model in models]
     return tuple(sorted(found, key=weight))

@@ -99,7 +99,8 @@ class Cell:
 
     ``link`` are latency (ms) and bandwidth (Mbit/s) of one of its links as the testbed measured
     them; ``refused`` says why a partitioner has no plan. ``facts`` are what the numbers depend
-    on; ``took_s`` is how long all of it took.
+    on, ``later`` among them those of partitioners that were measured later; ``took_s`` is how long
+    all of it took.
     """
 
     model: str
@@ -117,6 +118,20 @@ class Cell:
     @property
     def key(self) -> str:
         return f"{self.model} on {self.cluster}"
+
+    @property
+    def had(self) -> tuple[str, ...]:
+        """Who has been asked for a plan."""
+        return (*(outcome.partitioner for outcome in self.outcomes), *self.refused)
+
+    def with_more(self, later: Cell) -> Cell:
+        """With partitioners that were measured later; their facts are beside this cell's own."""
+        since = {**self.facts.get("later", {}), **dict.fromkeys(later.had, later.facts)}
+        return replace(
+            self, outcomes=(*self.outcomes, *later.outcomes),
+            refused={**self.refused, **later.refused},
+            facts={**self.facts, "later": since}, took_s=self.took_s + later.took_s,
+        )  # fmt: skip
 
     def of(self, partitioner: str) -> Outcome | None:
         return next((o for o in self.outcomes if o.partitioner == partitioner), None)
