@@ -4,7 +4,8 @@ All ranks measure the same layer with the same rows at the same time, because ra
 share a host will compete for its cores and its memory in the job as well. Between two calls
 some memory is read (:mod:`edgeflow_mpi.cluster.cooling`), because in the job a layer never runs
 twice in a row: with its weights and code still in the caches the layers of a small network look
-up to twice as fast as they are in their turn. Weights and inputs are random; one layer's weights
+up to twice as fast as they are in their turn. Then the inputs are read, which the layer before has
+just made in the job. Weights and inputs are random; one layer's weights
 exist at a time.
 
 Of the layers that few rows are left of, but many weights, some output channels are measured as
@@ -27,7 +28,7 @@ import statistics
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 
@@ -36,7 +37,7 @@ from edgeflow_mpi.cluster.comm import Communicator
 from edgeflow_mpi.cluster.cooling import Cooling, shared_cache_bytes
 from edgeflow_mpi.cluster.fit import fit_affine, fit_share
 from edgeflow_mpi.cluster.profile import Device, LayerCost
-from edgeflow_mpi.cluster.random_data import random_weights
+from edgeflow_mpi.cluster.random_data import PreparedCall, random_weights
 from edgeflow_mpi.cluster.trial import Attempt, Candidate, Trial, close
 from edgeflow_mpi.errors import EdgeflowError, ProfileError
 from edgeflow_mpi.graph.division import divided
@@ -55,6 +56,7 @@ _ALIKE = 1.15
 _EQUAL = 1.1  # engines stand in an order in which they usually are
 
 
+Call = TypeVar("Call", bound=Callable[[], object])
 Key: TypeAlias = tuple[str, int, str]
 """(signature, rows, engine): what a timing is of."""
 
@@ -128,6 +130,11 @@ def measure_compute(
     windows = sum(len(subject.counts) for subject in subjects)
     window_s = min(max(budget_s / max(windows, 1), _SHORTEST_WINDOW_S), _LONGEST_WINDOW_S)
     cooling = Cooling(shared_cache_bytes())
+
+    def between(call: PreparedCall) -> None:
+        cooling.little()
+        call.fetch_inputs()
+
     timings: dict[Key, Timing] = {}
     error: Exception | None = None
     weights: dict[str, torch.Tensor] = {}
@@ -145,7 +152,7 @@ def measure_compute(
             try:
                 if error is None:
                     weights = weights or random_weights(graph, layer)
-                    found = trial.candidates(span, weights, cooling.little)
+                    found = trial.candidates(span, weights, between)
             except Exception as raised:  # noqa: BLE001 (all ranks must learn of it)
                 error = explained(layer, raised, span)
             # Besides agreeing, this starts the windows on all ranks at the same time.
@@ -157,7 +164,7 @@ def measure_compute(
                 if error is None and runs:
                     for engine, timing in zip(
                         runs,
-                        time_in_turn(list(runs.values()), window_s, cooling.little, before_round),
+                        time_in_turn(list(runs.values()), window_s, between, before_round),
                         strict=True,
                     ):
                         timings[signature, rows, engine] = timing
@@ -241,16 +248,18 @@ def time_calls(
     For longer where that is too short for a good median: up to twice as long for seven
     calls, and as long as it takes for two.
     """
-    return time_in_turn([run], window_s, between)[0]
+    return time_in_turn([run], window_s, lambda _: between())[0]
 
 
 def time_in_turn(
-    runs: Sequence[Callable[[], object]],
+    runs: Sequence[Call],
     window_s: float,
-    between: Callable[[], object],
+    between: Callable[[Call], object],
     before_round: Callable[[], object] = lambda: None,
 ) -> list[Timing]:
     """As :func:`time_calls` for several functions, a call of each in every round.
+
+    ``between`` is told which function is called next.
 
     What else goes on on the machine then slows down all of them alike: else the choice among
     them would be that of the quietest moment.
@@ -261,7 +270,7 @@ def time_in_turn(
     while not _enough(len(wall_s[0]), time.perf_counter() - began_s, window_s):
         before_round()
         for i, run in enumerate(runs):
-            between()
+            between(run)
             cpu_0, wall_0 = time.thread_time(), time.perf_counter()
             run()
             wall_1, cpu_1 = time.perf_counter(), time.thread_time()

@@ -176,7 +176,7 @@ class Prices:
                     run()
             else:
                 trial = Trial(attempt, self._engines, graph, layer, subject.needs)
-                tried = trial.candidates(span, weights, lambda: None)
+                tried = trial.candidates(span, weights, lambda _: None)
                 most_s = _CLOSE * min(one.trial_s for one in tried)
                 runs = {one.engine: one.run for one in tried if one.trial_s <= most_s}
             measured = [

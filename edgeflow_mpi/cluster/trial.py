@@ -15,7 +15,7 @@ from typing import Protocol
 
 import torch
 
-from edgeflow_mpi.cluster.random_data import prepared_call
+from edgeflow_mpi.cluster.random_data import PreparedCall, prepared_call
 from edgeflow_mpi.graph.needs import Needs
 from edgeflow_mpi.graph.types import Graph, Layer
 from edgeflow_mpi.kernels.engine import Kernel
@@ -49,7 +49,7 @@ class Candidate:
     """One engine's kernel of a span, ready to be called, and its shortest time in the trial."""
 
     engine: str
-    run: Callable[[], torch.Tensor]
+    run: PreparedCall
     trial_s: float
 
 
@@ -58,7 +58,7 @@ class _Called:
     """A kernel, a call of it, and what the first call returned."""
 
     kernel: Kernel
-    run: Callable[[], torch.Tensor]
+    run: PreparedCall
     result: torch.Tensor
 
 
@@ -81,9 +81,12 @@ class Trial:
         self._checked = False
 
     def candidates(
-        self, rows: Span, weights: Mapping[str, torch.Tensor], between: Callable[[], object]
+        self,
+        rows: Span,
+        weights: Mapping[str, torch.Tensor],
+        between: Callable[[PreparedCall], object],
     ) -> tuple[Candidate, ...]:
-        """Those that can do ``rows``, each called a few times, ``between`` before each call.
+        """Those that can do ``rows``, each called a few times, ``between`` of it before each call.
 
         Where the only ones that are asked for cannot do it, the default engine does.
         """
@@ -165,7 +168,9 @@ def close(trials: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _shortest(runs: Sequence[Callable[[], object]], between: Callable[[], object]) -> list[float]:
+def _shortest(
+    runs: Sequence[PreparedCall], between: Callable[[PreparedCall], object]
+) -> list[float]:
     """Seconds of the shorter of two calls of each, in turn; of one call that takes long.
 
     Of a single thread it is the processor time: no call looks slow because it was interrupted.
@@ -176,7 +181,7 @@ def _shortest(runs: Sequence[Callable[[], object]], between: Callable[[], object
         for i, run in enumerate(runs):
             if shortest_s[i] < math.inf and shortest_s[i] > _LONG_S:
                 continue
-            between()
+            between(run)
             began_s = clock()
             run()
             shortest_s[i] = min(shortest_s[i], clock() - began_s)

@@ -188,6 +188,15 @@ class Layer:
         """Whether a plan may give its rows to more than one owner."""
         return self.divisible and self.rows > 1
 
+    @property
+    def sends_early(self) -> bool:
+        """Whether rows that others wait for may be computed before the rest.
+
+        Everybody waits for all summands, and for all channels, some of which take kernels hardly
+        less time than many.
+        """
+        return self.splits and self.combine is None and self.divided == "rows"
+
 
 @dataclass(frozen=True)
 class Origin:

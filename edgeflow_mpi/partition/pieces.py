@@ -19,10 +19,10 @@ def pieces_of(plan: Plan, layer: Layer, rank: int, flows: Sequence[Flow]) -> tup
     """The spans in which ``rank`` computes its rows of ``layer``, in that order.
 
     ``flows`` are those that leave, as for :func:`split_boundary`. Only units that the plan
-    marks, of layers that can be divided and make no summands, have several.
+    marks, of layers that may send rows early, have several.
     """
     computed = plan.layers[layer.name].computed[rank]
-    if (layer.name, rank) in plan.boundary_first and layer.splits and not layer.combine:
+    if (layer.name, rank) in plan.boundary_first and layer.sends_early:
         return split_boundary(computed, flows)
     return (computed,)
 

@@ -81,8 +81,8 @@ def test_a_window_holds_at_least_two_calls_and_each_has_something_between() -> N
 def test_what_is_compared_is_called_in_turn() -> None:
     calls: list[str] = []
     runs = [lambda: calls.append("a"), lambda: calls.append("b")]
-    first, second = time_in_turn(runs, 0.0, lambda: calls.append("-"))
-    assert calls[:8] == ["-", "a", "-", "b"] * 2
+    first, second = time_in_turn(runs, 0.0, lambda run: calls.append(f"before {runs.index(run)}"))
+    assert calls[:8] == ["before 0", "a", "before 1", "b"] * 2
     assert first.stretch == second.stretch
 
 

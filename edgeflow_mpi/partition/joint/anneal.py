@@ -65,7 +65,7 @@ def climb(problem: Problem, walk: Walk, work: Scratch, marks: int, passes: int) 
     for _ in range(passes):
         before_s = walk.value_s[0]
         for layer in range(problem.layers):
-            if problem.pinned[layer] or (marks == 0 and problem.divides[layer] == 0):
+            if problem.pinned[layer] or (marks == 0 and problem.sends_early[layer] == 0):
                 continue
             copy_genes(problem, walk.current, walk.trial)
             for u in range(layer * n, layer * n + n):

@@ -146,12 +146,12 @@ def _takes_long(
 
 
 def _starts(graph: Graph, long: Collection[str]) -> Iterator[Layer]:
-    """Some of the maps that take long, the last one first."""
+    """Some of the maps that take long, from the last one to the first one."""
     maps = [layer for layer in graph.layers if layer.name in long and layer.rows > 1]
     maps.reverse()
     count = min(len(maps), _TAILS)
     for k in range(count):
-        yield maps[(k * len(maps)) // count]
+        yield maps[k * (len(maps) - 1) // max(count - 1, 1)]
 
 
 def _by_outputs(graph: Graph, last: Collection[str], start: Layer) -> Division:

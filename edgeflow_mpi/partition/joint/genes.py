@@ -148,8 +148,7 @@ def plan_of(graph: Graph, genes: Genes, ranks: int) -> Plan:
         for number, layer in enumerate(graph.layers)
         for rank in range(ranks)
         if choice.first[number * ranks + rank]
-        and layer.splits
-        and not layer.combine
+        and layer.sends_early
         and layers[layer.name].computed[rank]
     )
     order = tuple(graph.layers[int(number)].name for number in choice.order)

@@ -167,7 +167,7 @@ def lay_out(problem: Problem, choice: Choice, work: Scratch) -> None:
             head, tail = work.head[u], work.tail[u]
             if (
                 choice.first[u]
-                and problem.divides[layer]
+                and problem.sends_early[layer]
                 and work.sent[u] != NOBODY
                 and head < tail
             ):

@@ -23,7 +23,7 @@ class Problem(NamedTuple):
     ``in_at[l + 1]``. Row r of it needs rows ``low[need_at[e] + r]`` to ``high[need_at[e] + r]``
     of the source. It is read by ``reader[k]`` over edge ``reader_edge[k]``, k from
     ``out_at[l]`` to ``out_at[l + 1]``. A message of r rows of it has ``message_bytes[l] +
-    r * row_bytes[l]`` bytes. ``summand``, ``divides`` (whether boundary rows may be computed
+    r * row_bytes[l]`` bytes. ``summand``, ``sends_early`` (whether boundary rows may be computed
     first), ``undivided`` (whether it is computed in full or not at all), ``pinned``, ``splits``
     and ``answer`` are 0 or 1. ``work_s[work_at[l * n + i] + r]`` is what r rows of it cost on rank
     i, and ``latency_s[i * n + j]`` and ``bandwidth`` the link from i to j.
@@ -34,7 +34,7 @@ class Problem(NamedTuple):
     shared: int
     rows: Ints
     summand: Ints
-    divides: Ints
+    sends_early: Ints
     undivided: Ints
     pinned: Ints
     splits: Ints
@@ -97,7 +97,7 @@ def compile_problem(
         shared=int(profile.network == "shared"),
         rows=ints(layer.rows for layer in graph.layers),
         summand=ints(layer.combine is not None for layer in graph.layers),
-        divides=ints(layer.splits and layer.combine is None for layer in graph.layers),
+        sends_early=ints(layer.sends_early for layer in graph.layers),
         undivided=ints(not layer.divisible for layer in graph.layers),
         pinned=ints(layer.pinned for layer in graph.layers),
         splits=ints(layer.splits for layer in graph.layers),
