@@ -48,6 +48,7 @@ def made_up(**changes: Any) -> dict[str, Any]:
                 (35.0, 36.0), (34.0, 35.0),
                 compute_ms=(33.0, 30.0), wait_ms=(1.0, 3.0), peak_bytes=(1e8, 9e7), plan=plan,
             ),
+            "edgeflow-apart-2": line((75.0, 75.0, 76.0), (75.0, 74.0, 75.0)),
             "ncnn-1": line((67.0, 67.0), (68.0, 66.0)),
             "ncnn-2": line((36.0, 36.0), (37.0, 36.0)),
             "openvino-1": line((74.0, 75.0), (74.0, 76.0)),
@@ -74,11 +75,12 @@ def test_the_best_engine_is_a_rival_and_ratios_are_of_medians() -> None:
 def test_the_page_says_who_was_faster_and_what_was_missed() -> None:
     text = pages.page({"resnet50": made_up()}, "engines.png")
     rows = [row for row in text.splitlines() if row.startswith("| resnet50")]
-    one, two, gain = rows[:3]
+    one, two, gain, apart = rows[:4]
     assert "1 rank / ncnn, 1 thread" in one and "1.05" in one and "≤ 0.97" in one
     assert "**no**" in one
     assert "0.97" in two and "≤ 1 " in two and "yes" in two
     assert "2.01" in gain and "≥ 1.8" in gain and "yes" in gain
+    assert "of 2 apart" in apart and "1.88" in apart and "yes" not in apart
     assert "engines.png" in text and "MNN is not installed" in text
     assert "**67.0**" in text, "the best engine is bold"
     assert "busy" not in text and "24 bursts, 7 more that did not count." in text.replace(
@@ -103,7 +105,8 @@ def test_who_takes_part() -> None:
         Contender("torch-compile", 1), Contender("torch-compile", 2),
     ]  # fmt: skip
     assert parse_contender("torch-compile-2") == [Contender("torch-compile", 2)]
-    for wrong in ("tvm", "ncnn-3", "-1", ""):
+    assert parse_contender("edgeflow-apart") == [Contender("edgeflow-apart", 2)]
+    for wrong in ("tvm", "ncnn-3", "edgeflow-apart-1", "-1", ""):
         with pytest.raises(ValueError, match=f"^{wrong}$"):
             parse_contender(wrong)
     assert Effort(14, 6).turns == [6, 6, 2]
@@ -133,7 +136,7 @@ def _echo(address: Path) -> None:
 def test_a_small_bench_without_engines(tmp_path: Path) -> None:
     command = [
         *COMMAND, "--quick", "--models", "tests.job_models:chain", "--work", str(tmp_path / "work"),
-        "--contenders", "edgeflow-2", "torch-1", "ncnn-1", "--repeats", "3",
+        "--contenders", "edgeflow-2", "edgeflow-apart", "torch-1", "ncnn-1", "--repeats", "3",
         "--job-options", " ".join(QUICK), "--out", str(tmp_path),
     ]  # fmt: skip
     done = finished(command, timeout_s=200.0)
@@ -142,6 +145,9 @@ def test_a_small_bench_without_engines(tmp_path: Path) -> None:
     (entry,) = read(tmp_path / "engines.json").values()
     assert [len(turn) for turn in entry["contenders"]["torch-1"]["times_ms"]] == [2, 1]
     assert len(entry["contenders"]["edgeflow-2"]["compute_ms"]) == 2
+    apart = entry["contenders"]["edgeflow-apart-2"]
+    assert [len(turn) for turn in apart["times_ms"]] == [4, 2], "both answer at the same time"
+    assert len(apart["compute_ms"]) == 2
     assert max(each["error"] for each in entry["contenders"].values()) < 1e-4
     assert "tests.job_models:chain" in (tmp_path / "engines.md").read_text()
     again = finished(command, timeout_s=60.0)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.engines.channel import Channel, ChannelError, Listener, Message
@@ -18,6 +18,9 @@ from bench.mpirun import ROOT, mpirun
 from edgeflow_mpi.errors import EdgeflowError
 
 OURS = "edgeflow"
+APART = "edgeflow-apart"
+"""Two jobs of one rank, each on a core of its own and with requests of its own: what both cores
+give together where nothing is divided."""
 TORCH = ("torch", "torch-compile")
 ENGINES: Mapping[str, str] = {
     "onnxruntime": "onnxruntime",
@@ -29,6 +32,7 @@ ENGINES: Mapping[str, str] = {
 
 LABELS: Mapping[str, str] = {
     OURS: "edgeflow-mpi",
+    APART: "edgeflow-mpi apart",
     "onnxruntime": "ONNX Runtime",
     "openvino": "OpenVINO",
     "ncnn": "ncnn",
@@ -58,13 +62,18 @@ class Contender:
         return f"{self.system}-{self.cores}"
 
     @property
+    def parts(self) -> tuple[Contender, ...]:
+        """What is started, each of which has a request to answer."""
+        return (Contender(OURS, 1),) * self.cores if self.system == APART else (self,)
+
+    @property
     def ranks(self) -> int:
-        """How many processes report."""
+        """How many processes of a part report."""
         return self.cores if self.system == OURS else 1
 
 
 def parse_contender(text: str) -> list[Contender]:
-    """``ncnn-2``, or ``ncnn`` for both numbers of cores.
+    """``ncnn-2``, or ``ncnn`` for both numbers of cores. What is apart takes two.
 
     Raises
     ------
@@ -73,8 +82,8 @@ def parse_contender(text: str) -> list[Contender]:
     """
     system, dash, cores = text.rpartition("-")
     if text in SYSTEMS:
-        return [Contender(text, 1), Contender(text, 2)]
-    if dash and system in SYSTEMS and cores in ("1", "2"):
+        return [Contender(text, cores) for cores in (1, 2) if (text, cores) != (APART, 1)]
+    if dash and system in SYSTEMS and cores in ("1", "2") and (system, cores) != (APART, "1"):
         return [Contender(system, int(cores))]
     raise ValueError(text)
 
@@ -115,23 +124,20 @@ class Running:
 
     Attributes
     ----------
-    hello : what its processes told when they were ready, rank 0 first.
+    hello : what its processes told when they were ready, rank 0 of every part first.
     """
 
     def __init__(
         self,
         contender: Contender,
-        process: subprocess.Popen[bytes],
-        channels: Mapping[int, Channel],
-        hello: Sequence[Message],
+        parts: Sequence[_Part],
     ) -> None:
         self.contender = contender
-        self.hello = tuple(hello)
-        self._process = process
-        self._channels = channels
+        self.hello = tuple(hello for part in parts for hello in part.hello)
+        self._parts = parts
 
     def answer(self, requests: int, warmup: int) -> list[Message]:
-        """Some requests, and what every rank tells of them.
+        """Some requests to every part at the same time, and what every rank tells of them.
 
         Raises
         ------
@@ -140,18 +146,20 @@ class Running:
         """
         order = {"do": "run", "requests": requests, "warmup": warmup}
         try:
-            for channel in self._channels.values():
-                channel.send(order)
+            for part in self._parts:
+                for channel in part.channels:
+                    channel.send(order)
             return [
-                channel.receive(_ORDER_S, lambda: self._process.poll() is None)
-                for channel in self._channels.values()
+                channel.receive(_ORDER_S, part.lives)
+                for part in self._parts
+                for channel in part.channels
             ]
         except ChannelError as error:
             raise EdgeflowError(f"{self.contender.name} failed on the way: {error}") from error
 
     def move(self, core: int) -> None:
         """Bind all its threads to one core."""
-        for pid in _family(self._process.pid):
+        for pid in self._family():
             with contextlib.suppress(OSError):
                 for task in Path(f"/proc/{pid}/task").iterdir():
                     with contextlib.suppress(OSError):
@@ -171,17 +179,33 @@ class Running:
 
     def cpu_s(self) -> float:
         """Processor time so far of all its processes."""
-        return sum(_cpu_s(pid) for pid in _family(self._process.pid))
+        return sum(_cpu_s(pid) for pid in self._family())
+
+    def _family(self) -> Iterator[int]:
+        for part in self._parts:
+            yield from _family(part.process.pid)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One command, the channels to its ranks, and what they told when they were ready."""
+
+    process: subprocess.Popen[bytes]
+    channels: tuple[Channel, ...]
+    hello: tuple[Message, ...]
+
+    def lives(self) -> bool:
+        return self.process.poll() is None
 
     def end(self) -> None:
-        for channel in self._channels.values():
+        for channel in self.channels:
             with contextlib.suppress(ChannelError):
                 channel.send({"do": "end"})
         try:
-            self._process.wait(_END_S)
+            self.process.wait(_END_S)
         except subprocess.TimeoutExpired:
-            _end(self._process)
-        for channel in self._channels.values():
+            _end(self.process)
+        for channel in self.channels:
             channel.close()
 
 
@@ -194,11 +218,24 @@ def started(contender: Contender, place: Place) -> Iterator[Running]:
     Absent
         If it does not come up, with the last thing that it said.
     """
+    cores = place.cores[-contender.cores :]
+    share = len(cores) // len(contender.parts)
+    with contextlib.ExitStack() as stack:
+        parts = []
+        for number, part in enumerate(contender.parts):
+            name = contender.name if share == len(cores) else f"{contender.name}.{number}"
+            own = replace(place, cores=cores[number * share : (number + 1) * share])
+            parts.append(_up(part, name, own))
+            stack.callback(parts[-1].end)
+        yield Running(contender, parts)
+
+
+def _up(contender: Contender, name: str, place: Place) -> _Part:
+    """One part of what is called ``name``, on all cores of ``place``."""
     logs = place.work / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    log = logs / f"{place.model.name}-{contender.name}.log"
-    address = logs / f"{os.getpid()}-{contender.name}.socket"
-    cores = place.cores[-contender.cores :]
+    log = logs / f"{place.model.name}-{name}.log"
+    address = logs / f"{os.getpid()}-{name}.socket"
     with Listener(address) as listener, log.open("wb") as said:
         process = subprocess.Popen(
             _command(contender, place, address),
@@ -207,7 +244,7 @@ def started(contender: Contender, place: Place) -> Iterator[Running]:
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=subprocess.STDOUT,
-            preexec_fn=lambda: os.sched_setaffinity(0, cores),
+            preexec_fn=lambda: os.sched_setaffinity(0, place.cores),
         )
         try:
             channels, hellos = {}, {}
@@ -217,18 +254,12 @@ def started(contender: Contender, place: Place) -> Iterator[Running]:
                 channels[hello["rank"]], hellos[hello["rank"]] = channel, hello
         except ChannelError as error:
             _end(process)
-            raise Absent(f"{contender.name}: {_last_words(log) or error} ({log})") from error
+            raise Absent(f"{name}: {_last_words(log) or error} ({log})") from error
         except BaseException:
             _end(process)
             raise
     order = sorted(channels)
-    running = Running(
-        contender, process, {rank: channels[rank] for rank in order}, [hellos[r] for r in order]
-    )
-    try:
-        yield running
-    finally:
-        running.end()
+    return _Part(process, tuple(channels[r] for r in order), tuple(hellos[r] for r in order))
 
 
 def _command(contender: Contender, place: Place, address: Path) -> list[str]:

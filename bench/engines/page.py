@@ -8,7 +8,7 @@ from itertools import count
 
 import numpy as np
 
-from bench.engines.contenders import ENGINES, LABELS, SYSTEMS
+from bench.engines.contenders import APART, ENGINES, LABELS, OURS, SYSTEMS
 from bench.engines.results import (
     TARGETS,
     Entry,
@@ -20,6 +20,7 @@ from bench.engines.results import (
     times_ms,
 )
 
+_APART = f"{APART}-2"
 BUSY = 0.03
 """Share of the cores' time that others took, from which the page warns."""
 
@@ -67,11 +68,20 @@ def _ratios(models: Mapping[str, Entry]) -> list[str]:
             least = at_best(entry, ours(1), [ours(2)])
             verdict = _verdict(found, least, aims.get("gain"), at_most=False)
             rows.append((model, "our 1 rank / our 2 ranks (speed-up)", *verdict))
+        found = ratio(entry, ours(1), _APART)
+        if found is not None:
+            value, low, high = (2 * part for part in found)
+            least = at_best(entry, ours(1), [_APART])
+            verdict = _verdict((value, low, high), least and 2 * least, None, at_most=False)
+            rows.append((model, "2 × our 1 rank / either of 2 apart", *verdict))
     before = (
         "Medians over medians, of the fastest engine among ONNX Runtime, OpenVINO, ncnn and MNN; "
-        "in the speed-up more is better, in the others less. Quartiles are of the same ratio turn "
-        "by turn. At best: our fastest request over the fastest one of all engines, in the "
-        "moments in which the machine was disturbed least."
+        "in the speed-up more is better, in the others less. Ranks that are *apart* are two jobs "
+        "of one rank at the same time, each with a core and requests of its own: what both cores "
+        "give where nothing is divided, no message is sent and nobody waits, a yardstick for the "
+        "speed-up. Quartiles are of the same ratio turn by turn. At best: our fastest request "
+        "over the fastest one of all engines, in the moments in which the machine was disturbed "
+        "least."
     )
     return [*textwrap.wrap(before, 96), "", *_table(head, rows, left=2)]
 
@@ -89,7 +99,8 @@ def _verdict(
 
 def _medians(models: Mapping[str, Entry], cores: int) -> list[str]:
     names = [f"{system}-{cores}" for system in SYSTEMS]
-    names = [n for n in names if any(n in entry["contenders"] for entry in models.values())]
+    there = {name for entry in models.values() for name in entry["contenders"]} - {_APART}
+    names = [name for name in names if name in there]
     rows = []
     for model, entry in models.items():
         best = best_engine(entry, cores)
@@ -148,7 +159,8 @@ def _parts(models: Mapping[str, Entry]) -> list[str]:
 
 
 def _errors(models: Mapping[str, Entry]) -> list[str]:
-    names = [s for s in SYSTEMS if any(_error(e, s) is not None for e in models.values())]
+    there = [s for s in SYSTEMS if any(_error(e, s) is not None for e in models.values())]
+    names = [s for s in there if s != APART]
     rows = []
     for model, entry in models.items():
         errors = [_error(entry, name) for name in names]
@@ -197,7 +209,7 @@ def _made(models: Mapping[str, Entry]) -> list[str]:
 
 def _who(name: str) -> str:
     system, _, cores = name.rpartition("-")
-    what = ("rank" if system == "edgeflow" else "thread") + ("s" if cores != "1" else "")
+    what = ("rank" if system in (OURS, APART) else "thread") + ("s" if cores != "1" else "")
     return f"{LABELS[system]}, {cores} {what}"
 
 

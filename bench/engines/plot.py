@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.engines.contenders import LABELS, OURS, SYSTEMS
+from bench.engines.contenders import APART, LABELS, OURS, SYSTEMS
 from bench.engines.results import Entry, best_engine, median_ms, times_ms
 from edgeflow_mpi.report.files import write_file
 
@@ -34,7 +34,7 @@ def draw(models: Mapping[str, Entry], path: Path) -> None:
 
     figure, axes = plt.subplots(2, 1, figsize=(10, 7.2), sharex=True, layout="constrained")
     there = {name.rpartition("-")[0] for each in models.values() for name in each["contenders"]}
-    shown = [system for system in SYSTEMS if system in there]
+    shown = [system for system in SYSTEMS if system in there - {APART}]
     width = _GROUP / len(shown)
     for cores, axis in zip((1, 2), axes, strict=True):
         for place, system in enumerate(shown):

@@ -152,14 +152,17 @@ class _Series:
             return replies
 
         replies = watch.undisturbed(burst)
-        self._times_ms.append(tuple(1e3 * t for t in replies[0]["times_s"]))
+        # Ranks of a part answer the same requests, parts have their own.
+        firsts = replies[:: self.running.contender.ranks]
+        self._times_ms.append(tuple(1e3 * t for reply in firsts for t in reply["times_s"]))
         self._replies.append(replies)
 
     def headline(self) -> str:
         return f"{self.running.contender.name} {np.median(self._times_ms[-1]):.1f}"
 
     def line(self, error: float) -> Line:
-        hello, count = self.running.hello[0], sum(map(len, self._times_ms))
+        contender, hello = self.running.contender, self.running.hello[0]
+        count = sum(map(len, self._times_ms)) / len(contender.parts)
 
         def spent_ms(what: str) -> tuple[float, ...]:
             if what not in self._replies[0][0]:
@@ -168,7 +171,7 @@ class _Series:
             return tuple(sum(turn[r][what] for turn in self._replies) / count * 1e3 for r in ranks)
 
         return Line(
-            self.running.contender,
+            contender,
             tuple(self._times_ms),
             error,
             hello["ready_s"],
