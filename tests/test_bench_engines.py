@@ -171,7 +171,7 @@ def test_misuse_is_one_sentence(options: list[str], words: str) -> None:
 
 
 def test_a_burst_beside_a_slow_core_is_repeated() -> None:
-    rates = iter([(10.0, 5.0)] * 27 + [(3.0, 5.0), (9.0, 3.0)] + [(8.0, 4.0)] * 9)
+    rates = iter([(10.0, 5.0)] * 27 + [(3.0, 5.0), (9.0, 4.0)] + [(9.0, 4.5)] * 9)
     watch = Watch(lambda: next(rates))
     done: list[int] = []
 

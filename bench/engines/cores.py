@@ -28,9 +28,9 @@ from edgeflow_mpi.errors import EdgeflowError
 
 T = TypeVar("T")
 
-ALL_THERE = 0.7
+ALL_THERE = 0.85
 """Of the best rate of a core that was seen: clock rates vary by less, shared cores by more."""
-PATIENCE_S = 120.0
+PATIENCE_S = 240.0
 """For waiting until cores are there, and for bursts that do not count, of one model."""
 
 _FIRST_LOOKS = 25
