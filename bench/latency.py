@@ -14,7 +14,6 @@ import os
 import platform
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from typing import Any, NoReturn
 from edgeflow_mpi.errors import ClusterError, EdgeflowError, InputError
 from edgeflow_mpi.progress import ConsoleProgress, Progress
 from edgeflow_mpi.report.files import require_writable, write_file
+from edgeflow_mpi.testbed.ending import end_as_on_interrupt
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("resnet18", "resnet34", "resnet50", "resnet101", "googlenet", "inception_v3")
@@ -353,5 +353,5 @@ def _minutes(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the job under way as well
+    end_as_on_interrupt()  # ends the job under way as well
     sys.exit(main())

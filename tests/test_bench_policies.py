@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from bench.policies.grid import (
     KINDS,
     MODELS,
     PARTITIONERS,
+    Cluster,
     Place,
     clusters,
     places,
@@ -43,10 +45,11 @@ def outcome(name: str, ms: float, predicted_ms: float | None = None) -> Outcome:
 
 def cell(*outcomes: Outcome, model: str = "resnet50", kind: str = "equal-8") -> Cell:
     facts = {"processor": "a processor", "cores": 2}
+    place = Place(model, Cluster(kind, KINDS[kind]), ())
     return Cell(
         model, f"{kind}-93_7", kind, 93.7, KINDS[kind], (0.02, 93.1),
         outcomes or (outcome("joint", 100.0), outcome("equal", 110.0), outcome("single", 600.0)),
-        {}, facts, 12.5,
+        {}, facts, 12.5, slowdown(place),
     )  # fmt: skip
 
 
@@ -112,9 +115,24 @@ def test_results_are_read_back(tmp_path: Path) -> None:
     assert load_results(path) == results
     again = load_results(path).plus(replace(cell(), took_s=1.0))
     assert len(again.cells) == 2
-    path.write_text("{}")
-    with pytest.raises(InputError, match="is not a file of results"):
-        load_results(path)
+    kept = path.read_text()
+    for damaged in ("{}", kept[:-9], kept.replace("[101.0, 100.0, 99.0]", "[]"),
+                    kept.replace('"predicted_ms": 100.0', '"predicted_ms": 0.0')):  # fmt: skip
+        assert damaged != kept
+        path.write_text(damaged)
+        with pytest.raises(InputError, match="is not a file of results"):
+            load_results(path)
+
+
+def test_what_was_measured_on_other_devices_does_not_join_a_cell() -> None:
+    here, more = Results((cell(outcome("joint", 100.0)),)), cell(outcome("gather", 300.0))
+    (joined,) = here.joined(more, again=False).cells
+    assert joined.had == ("joint", "gather")
+    (again,) = here.joined(more, again=True).cells
+    assert again.had == ("gather",)
+    for other in (replace(more, gflops=(0.5,) * 8), replace(more, slowdown=more.slowdown + 1)):
+        (replaced,) = here.joined(other, again=False).cells
+        assert replaced == other
 
 
 def test_ours_is_slower_only_beyond_noise() -> None:
@@ -249,6 +267,34 @@ def test_misuse_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert command.main(["--results", str(tmp_path / "no" / "x.json"), "--seconds", "0"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3 and "moon" in lines[0] and "none.md" in lines[1]
+    same = ["--results", str(results), "--seconds", "0", "--markdown", str(results)]
+    assert command.main(same) == 2
+    assert load_results(results).cells, "the page did not take their place"
+    assert command.main(["--bandwidths", "0"]) == 2
+    assert command.main(["--small", "--partitioners", "gather"]) == 2
+    assert command.main(["--results", str(tmp_path / "new.json"), "--seconds", "0"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4 and "overwrite" in lines[0] and "0 Mbit/s" in lines[1]
+    assert "leave out --partitioners" in lines[2] and "new.json yet" in lines[3]
+
+
+def test_two_benches_do_not_measure_each_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEFLOW_TESTBED", f"efpol{os.getpid()}")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(command, "take_down", lambda bed: None)
+    others: list[int] = []
+
+    def measure(place: Place, *_: object) -> Cell:
+        others.append(command.main(["--small", "--results", str(tmp_path / "other.json")]))
+        return cell(model=place.model)
+
+    monkeypatch.setattr(command, "measure_place", measure)
+    cells = ["--models", "vgg16", "--clusters", "equal-8", "--bandwidths", "93.7"]
+    assert command.main([*cells, "--results", str(tmp_path / "kept.json")]) == 0
+    assert others == [1]
+    assert "another bench.policies is at work on the testbed efpol" in capsys.readouterr().err
 
 
 def test_one_small_cell_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shlex
-import signal
 import subprocess
 import sys
 import time
@@ -35,6 +34,7 @@ from bench.mpirun import ROOT
 from edgeflow_mpi.errors import EdgeflowError, InputError
 from edgeflow_mpi.progress import ConsoleProgress, Progress
 from edgeflow_mpi.report.files import require_writable, write_file
+from edgeflow_mpi.testbed.ending import end_as_on_interrupt
 
 MODELS = ("resnet50", "inception_v3", "vgg16", "mobilenet_v2", "googlenet")
 DEFAULT = tuple(system for system in SYSTEMS if system != "torch-compile")
@@ -261,5 +261,5 @@ def _present(out: Path, models: Mapping[str, Entry], progress: Progress) -> None
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the contenders as well
+    end_as_on_interrupt()  # ends the contenders as well
     sys.exit(main())

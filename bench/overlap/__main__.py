@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from bench.policies.grid import Cluster
 from edgeflow_mpi.errors import ClusterError, EdgeflowError, InputError
 from edgeflow_mpi.progress import ConsoleProgress, Progress
 from edgeflow_mpi.report.files import require_writable, write_file
+from edgeflow_mpi.testbed.ending import end_as_on_interrupt
 from edgeflow_mpi.testbed.state import NAME_VARIABLE
 
 MODELS = ("mobilenet_v2", "resnet18", "resnet50")
@@ -237,5 +237,5 @@ def _call(command: Sequence[str], environ: dict[str, str]) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the job under way as well
+    end_as_on_interrupt()  # ends the job under way as well
     sys.exit(main())

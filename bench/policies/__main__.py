@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import math
 import os
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
@@ -25,18 +25,20 @@ from bench.policies.grid import (
     Place,
     clusters,
     places,
+    slowdown,
     weight,
 )
 from bench.policies.measuring import Effort, Running, measure_place, take_down
 from bench.policies.page import page
 from bench.policies.results import OURS, SINGLE, Cell, Results, load_results
-from edgeflow_mpi.errors import EdgeflowError, InputError
+from edgeflow_mpi.errors import ClusterError, EdgeflowError, InputError
 from edgeflow_mpi.progress import ConsoleProgress, Progress
 from edgeflow_mpi.report.files import require_writable, write_file
 from edgeflow_mpi.report.plots import require_matplotlib
+from edgeflow_mpi.testbed.ending import end_as_on_interrupt
 from edgeflow_mpi.testbed.state import NAME_VARIABLE
 
-_SMALL = Cluster("equal-2", (0.5, 0.5))
+_SMALL = Cluster("small-2", (0.5, 0.5))
 _RESULTS = Path("docs/policies.json")
 
 
@@ -62,12 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     progress = ConsoleProgress()
-    for path, what in ((options.results, "the results"), (options.markdown, "the page")):
-        if path is not None:
-            require_writable(path, what)
-    if options.plots is not None:
-        require_matplotlib(Path("policies.png"))
     wanted = _places(options)
+    notes = _checked(options)
     results = load_results(options.results)
     left = wanted if options.again else _left_of(results, wanted)
     if options.seconds != 0:
@@ -79,13 +77,14 @@ def _run(arguments: Sequence[str]) -> int:
         cell for place in wanted if (cell := results.of(place.model, place.cluster.name))
     ))  # fmt: skip
     if not shown.cells:
-        return 0
+        raise EdgeflowError(
+            f"none of these cells is in {options.results} yet: leave out --seconds 0 to measure"
+        )
     names: tuple[str, ...] = ()
     if options.plots is not None:
         from bench.policies.plots import draw_all
 
         names = draw_all(shown, options.plots)
-    notes = "" if options.notes is None else _read(options.notes)
     text = page(shown, " ".join(["python -m bench.policies", *arguments]), names, notes)
     if options.markdown is not None:
         write_file(options.markdown, "the page", lambda file: file.write(text.encode()))
@@ -97,6 +96,26 @@ def _run(arguments: Sequence[str]) -> int:
     return 1 if wrong else 0
 
 
+def _checked(options: argparse.Namespace) -> str:
+    """The text of the notes, after a look at whether all files can be used: measuring takes hours.
+
+    Raises
+    ------
+    InputError
+        Where one cannot be.
+    """
+    if options.markdown is not None:
+        for name, other in (("--results", options.results), ("--notes", options.notes)):
+            if other is not None and other.resolve() == options.markdown.resolve():
+                raise InputError(f"--markdown would overwrite what {name} names, {other}")
+        require_writable(options.markdown, "the page")
+    require_writable(options.results, "the results")
+    if options.plots is not None:
+        require_matplotlib(Path("policies.png"))
+        require_writable(options.plots / "policies-speedup.png", "the plots")
+    return "" if options.notes is None else _read(options.notes)
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_text()
@@ -106,17 +125,26 @@ def _read(path: Path) -> str:
 
 def _places(options: argparse.Namespace) -> tuple[Place, ...]:
     if options.small:
+        for name in ("models", "clusters", "bandwidths", "partitioners"):
+            if getattr(options, name) is not None:
+                raise InputError(f"--small is one cell of its own: leave out --{name}, or --small")
         return places(("squeezenet1_1",), (_SMALL,), ("joint", "equal", "single"))
     where = [c for c in clusters(options.bandwidths) if c.kind in (options.clusters or KINDS)]
     return places(options.models or MODELS, where, options.partitioners)
 
 
 def _left_of(results: Results, wanted: Sequence[Place]) -> tuple[Place, ...]:
-    """The cells that lack a partitioner, each with those that it lacks."""
+    """The cells that lack a partitioner, each with those that it lacks.
+
+    A cell of other devices, or of a testbed with another slowdown, lacks all.
+    """
     found = []
     for place in wanted:
         cell = results.of(place.model, place.cluster.name)
-        had = frozenset() if cell is None else frozenset(cell.had)
+        fits = cell is not None and (cell.gflops, cell.slowdown) == (
+            place.cluster.gflops, slowdown(place)
+        )  # fmt: skip
+        had = frozenset(cell.had) if cell is not None and fits else frozenset()
         if lacking := tuple(name for name in place.partitioners if name not in had):
             found.append(replace(place, partitioners=lacking))
     return tuple(found)
@@ -154,8 +182,7 @@ def _measure(
                     for job in wait(under_way, return_when=FIRST_COMPLETED).done:
                         beds.append(under_way.pop(job))
                         cell = job.result()
-                        older = None if options.again else results.of(cell.model, cell.cluster)
-                        results = results.plus(cell if older is None else older.with_more(cell))
+                        results = results.joined(cell, again=options.again)
                         if options.results is not None:
                             results.save(options.results)
                         rest_s = sum(map(weight, waiting)) * _pace(results) / options.beds
@@ -167,18 +194,43 @@ def _measure(
     return results
 
 
-@contextmanager
+@contextlib.contextmanager
 def _testbeds(count: int, *, keep_up: bool) -> Iterator[tuple[Path, list[str]]]:
     """Names of testbeds, which are down afterwards, and a file for their jobs to take turns by."""
     first = os.environ.get(NAME_VARIABLE) or Effort.bed
     beds = [first, *(f"{first}{number}" for number in range(2, count + 1))]
-    with tempfile.TemporaryDirectory(prefix="edgeflow-turns-") as folder:
+    with (
+        contextlib.ExitStack() as held,
+        tempfile.TemporaryDirectory(prefix="edgeflow-turns-") as folder,
+    ):
+        for bed in beds:
+            held.enter_context(_alone_on(bed))
         try:
             yield Path(folder) / "turns", list(beds)
         finally:
             if not keep_up:
                 for bed in beds:
                     take_down(bed)
+
+
+@contextlib.contextmanager
+def _alone_on(bed: str) -> Iterator[None]:
+    """While no other bench uses this testbed; two would measure each other.
+
+    Raises
+    ------
+    ClusterError
+        Where one does.
+    """
+    with (Path(tempfile.gettempdir()) / f"edgeflow-bench-{bed}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ClusterError(
+                f"another bench.policies is at work on the testbed {bed}: wait for its end "
+                f"({NAME_VARIABLE}=NAME keeps testbeds apart, but not what they measure)"
+            ) from None
+        yield
 
 
 def _pace(results: Results) -> float:
@@ -217,7 +269,15 @@ def _number(text: str) -> float:
     return value
 
 
-_positive.__name__ = _number.__name__ = "number"  # argparse shows it in "invalid ... value"
+def _rate(text: str) -> float:
+    value = _number(text)
+    if value == 0:
+        raise argparse.ArgumentTypeError("links of 0 Mbit/s bring nothing")
+    return value
+
+
+# argparse shows it in "invalid ... value".
+_positive.__name__ = _rate.__name__ = _number.__name__ = "number"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -237,7 +297,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"some of {', '.join(KINDS)} (default: all)",
     )  # fmt: skip
     add(
-        "--bandwidths", nargs="+", type=_number, metavar="MBPS",
+        "--bandwidths", nargs="+", type=_rate, metavar="MBPS",
         help="of all links (default: 93.7, 1000 and 25; few partitioners at the last two)",
     )  # fmt: skip
     add(
@@ -265,10 +325,11 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add(
         "--seconds", type=_number, metavar="S",
-        help="begin no cell that would end later than so many seconds from now, but one; 0: none",
+        help="begin another cell only where it would end within so many seconds from now (the "
+        "first one is always begun); 0: measure nothing",
     )  # fmt: skip
     add("--small", action="store_true", help="one small cell: does it work at all?")
-    add("--keep-up", action="store_true", help="leave the last testbed up")
+    add("--keep-up", action="store_true", help="leave the testbeds up")
     add("--markdown", type=Path, metavar="FILE.md", help="write the page here")
     add("--notes", type=Path, metavar="FILE.md", help="what to say on the page below the claims")
     add("--plots", type=Path, metavar="DIR", help="draw the results into this folder")
@@ -276,5 +337,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the job under way as well
+    end_as_on_interrupt()  # ends the job under way as well
     sys.exit(main())

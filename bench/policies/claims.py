@@ -8,7 +8,7 @@ from math import exp, log
 
 import numpy as np
 
-from bench.policies.grid import BANDWIDTH_MBPS
+from bench.policies.grid import BANDWIDTH_MBPS, KINDS
 from bench.policies.results import OURS, SINGLE, Cell, Outcome, Results
 
 SPEEDUPS = {"vgg16": 6.8, "resnet50": 5.7, "inception_v3": 4.5, "mobilenet_v2": 2.3}
@@ -75,8 +75,9 @@ def _errors(cells: Sequence[Cell]) -> Claim:
     errors = errors_of(cells)
     median, p95 = float(np.median(errors)), float(np.percentile(errors, 95))
     return Claim(
-        f"predictions of {len(errors)} plans are off by {median:.1%} in the median (at most "
-        f"{MEDIAN_ERROR:.0%}) and {p95:.1%} in the 95th percentile (at most {P95_ERROR:.0%})",
+        f"predictions of {_count(errors, 'plan')} are off by {median:.1%} in the median (allowed: "
+        f"{MEDIAN_ERROR:.0%}), {p95:.1%} in the 95th percentile (allowed: {P95_ERROR:.0%}) and "
+        f"{max(errors):.1%} at worst",
         median <= MEDIAN_ERROR and p95 <= P95_ERROR,
     )
 
@@ -85,15 +86,16 @@ def _comparisons(cells: Sequence[Cell]) -> list[Claim]:
     pairs = [(c, o) for c in cells for o in c.outcomes if c.of(OURS) and o.partitioner != OURS]
     behind = [f"{c.key} ({o.partitioner})" for c, o in pairs if slower(c, o)]
     alone = [c.key for c, o in pairs if o.partitioner == SINGLE and slower(c, o)]
-    compared = sum(o.partitioner == SINGLE for _, o in pairs)
+    compared = [c for c, o in pairs if o.partitioner == SINGLE]
     return [
         Claim(
-            f"{OURS} is as fast as every other policy within noise, in {len(pairs)} "
-            f"comparisons{_but(behind)}",
+            f"{OURS} is as fast as every other policy within noise, in "
+            f"{_count(pairs, 'comparison')}{_but(behind)}",
             not behind,
         ),
         Claim(
-            f"{OURS} is not slower than the best single device, in {compared} cells{_but(alone)}",
+            f"{OURS} is not slower than the best single device, in "
+            f"{_count(compared, 'cell')}{_but(alone)}",
             not alone,
         ),
     ]
@@ -105,12 +107,12 @@ def _speedups(cells: Sequence[Cell]) -> list[Claim]:
         goal, speedup = SPEEDUPS.get(cell.model), cell.speedup(OURS)
         if (cell.kind, cell.bandwidth_mbps) == (_EIGHT, BANDWIDTH_MBPS) and goal and speedup:
             text = f"{cell.model} on 8 equal devices is {speedup:.2f} times as fast as on one"
-            found.append(Claim(f"{text} (at least {goal})", speedup >= goal))
+            found.append(Claim(f"{text} (wanted: {goal})", speedup >= goal))
     return found
 
 
 def _gains(cells: Sequence[Cell]) -> list[Claim | None]:
-    here = [cell for cell in cells if cell.bandwidth_mbps == BANDWIDTH_MBPS]
+    here = [c for c in cells if c.bandwidth_mbps == BANDWIDTH_MBPS and c.kind in KINDS]
     gains = [gain for c in here if c.model != _LIGHT and (gain := c.gain("equal"))]
     light = [
         gain for c in here if (c.model, c.kind) == (_LIGHT, _EIGHT) and (gain := c.gain("equal"))
@@ -119,18 +121,22 @@ def _gains(cells: Sequence[Cell]) -> list[Claim | None]:
     if gains:
         mean = geometric_mean(gains)
         heavy = Claim(
-            f"over {len(gains)} cells without {_LIGHT} the even split takes {mean:.3f} times as "
-            f"long as {OURS}, in the geometric mean (at least {_GAIN})",
+            f"over {_count(gains, 'cell')} without {_LIGHT} the even split takes {mean:.3f} times "
+            f"as long as {OURS}, in the geometric mean (wanted: {_GAIN})",
             mean >= _GAIN,
         )
     lighter = None
     if light:
         lighter = Claim(
             f"{_LIGHT} on 8 equal devices: the even split takes {light[0]:.2f} times as long as "
-            f"{OURS} (at least {_GAIN_LIGHT:g})",
+            f"{OURS} (wanted: {_GAIN_LIGHT:g})",
             light[0] >= _GAIN_LIGHT,
         )
     return [heavy, lighter]
+
+
+def _count(of: Sequence[object], what: str) -> str:
+    return f"{len(of)} {what}{'s' * (len(of) != 1)}"
 
 
 def _but(exceptions: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -87,6 +88,11 @@ class Outcome:
     def right(self) -> bool:
         return self.error <= self.allowed
 
+    def check(self) -> None:
+        """Raise whatever its figures bring about where they are none."""
+        if not all(map(math.isfinite, (self.excess, self.spread, self.error, self.allowed))):
+            raise ValueError("a figure is not finite")
+
     @property
     def used(self) -> int:
         """How many devices have rows."""
@@ -167,6 +173,14 @@ class Results:
         others = tuple(c for c in self.cells if c.key != cell.key)
         return replace(self, cells=(*others, cell))
 
+    def joined(self, cell: Cell, *, again: bool) -> Results:
+        """With what was measured of a cell: beside what was there of the same, or in its place."""
+        older = self.of(cell.model, cell.cluster)
+        if again or older is None:
+            return self.plus(cell)
+        same = (older.gflops, older.slowdown) == (cell.gflops, cell.slowdown)
+        return self.plus(older.with_more(cell) if same else cell)
+
     def save(self, path: Path) -> None:
         """Write all, a cell a line, in an order that does not depend on when they were made.
 
@@ -191,14 +205,17 @@ def load_results(path: Path) -> Results:
     """
     try:
         found = json.loads(path.read_text())
-        return Results(tuple(map(cell_from, found["cells"])))
+        cells = tuple(map(cell_from, found["cells"]))
+        for outcome in (outcome for cell in cells for outcome in cell.outcomes):
+            outcome.check()
     except FileNotFoundError:
         return Results()
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ArithmeticError, ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"{path} is not a file of results ({type(error).__name__}): name another one, or "
             "remove it"
         ) from None
+    return Results(cells)
 
 
 def cell_from(values: Mapping[str, Any]) -> Cell:

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from edgeflow_mpi.errors import EdgeflowError, InputError
 from edgeflow_mpi.testbed import bed
+from edgeflow_mpi.testbed.ending import end_as_on_interrupt
 from edgeflow_mpi.testbed.state import State, bed_name, load_state
 
 PROG = "launch/testbed"
@@ -18,7 +19,10 @@ _LESS_THAN_STATED = 0.95
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message} (see {PROG} --help)")
+        hint = f"see {PROG} --help"
+        if message.startswith("unrecognized arguments"):
+            hint = f"options of a job and commands come behind --; {hint}"
+        raise InputError(f"{message} ({hint})")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,4 +118,5 @@ def _complain(error: EdgeflowError, status: int) -> int:
 
 
 if __name__ == "__main__":
+    end_as_on_interrupt()  # a testbed that is not up yet is taken down
     sys.exit(main())

@@ -239,7 +239,8 @@ def execute(bed: str, host: str, command: Sequence[str]) -> NoReturn:
     if host not in state.hosts:
         raise InputError(f"the testbed has no host {host}; it has {', '.join(state.hosts)}")
     environ = os.environ | {STATE_VARIABLE: str(folder(bed))}
-    arguments = [str(_AGENT), host, shlex.join(command)]
+    # In the place of the agent's shell, which would end at a signal and leave it behind.
+    arguments = [str(_AGENT), host, f"exec {shlex.join(command)}"]
     sys.stdout.flush()
     os.execve(_AGENT, arguments, environ)
 
@@ -267,7 +268,8 @@ def run_job(
 
 def _leave_out(words: str) -> None:
     """From now on lines with ``words`` do not reach standard error, of programs we become too."""
-    command = ["grep", "--line-buffered", "-v", "-F", words]
+    # As text: MPI's last words of a rank that was killed have a zero byte in them.
+    command = ["grep", "--text", "--line-buffered", "-v", "-F", words]
     # A session of its own: on Ctrl-C it must last until everybody else has spoken.
     grep = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=sys.stderr, start_new_session=True

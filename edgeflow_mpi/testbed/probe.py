@@ -144,7 +144,8 @@ def _enter(descriptor: int) -> None:
 
 if __name__ == "__main__":
     with (
-        contextlib.suppress(ConnectionError),
+        # On Ctrl-C whoever measures speaks for both.
+        contextlib.suppress(ConnectionError, KeyboardInterrupt),
         socket.socket(fileno=int(sys.argv[1])) as _end,
     ):
         _end.settimeout(_TIMEOUT_S)

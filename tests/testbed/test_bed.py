@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -169,6 +170,45 @@ def test_slowed_down_devices_give_the_same_answer_and_say_so(launch: Launch, clu
     assert "the answer is right" in done.stdout
 
 
+def test_the_last_words_of_a_job_come_through_a_zero_byte() -> None:
+    words = r"sys.stderr.write('first\nharmless words\n\0\nlast\n')"
+    script = (
+        f"import sys; from edgeflow_mpi.testbed import bed; bed._leave_out('harmless'); {words}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, timeout=30, check=True, cwd=ROOT
+    )
+    assert done.stderr == b"first\n\0\nlast\n"
+
+
+def test_a_job_that_is_told_to_end_ends(launch: Launch, cluster: Path) -> None:
+    job = subprocess.Popen(
+        [str(ROOT / "launch" / "testbed"), "exec", "box", "--", "sleep", "100"],
+        env=os.environ | {"EDGEFLOW_TESTBED": BED},
+    )
+    box = Names(BED).host("box")
+    try:
+        deadline_s = time.monotonic() + 20
+        while _names(box) != ["sleep"] and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+        assert _names(box) == ["sleep"], "it takes the place of all shells"
+        job.terminate()
+        assert job.wait(10) == -signal.SIGTERM
+        assert system.processes_in(box) == ()
+    finally:
+        job.kill()
+        job.wait()
+
+
+def _names(host: str) -> list[str]:
+    """Of what runs on a host."""
+    found = []
+    for pid in system.processes_in(host):
+        with contextlib.suppress(OSError):
+            found.append(Path(f"/proc/{pid}/comm").read_text().strip())
+    return found
+
+
 def test_what_a_killed_up_left_is_made_anew(launch: Launch, cluster: Path) -> None:
     system.delete_namespace(Names(BED).host("shelf"))
     assert "only remains of the testbed trio" in launch("status").stderr
@@ -190,6 +230,32 @@ def test_a_failure_halfway_leaves_nothing(
     monkeypatch.setattr(bed, "probe", fail)
     with pytest.raises(ClusterError, match="nothing comes through"):
         bed.up(BED, file, ignore_latency=False, say=print)
+    assert (ours(), folder(BED).exists()) == ([], False)
+
+
+@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGHUP])
+def test_up_that_is_told_to_end_leaves_nothing(
+    launch: Launch, tmp_path: Path, which: signal.Signals
+) -> None:
+    launch("down")
+    file = tmp_path / "slow.yaml"
+    file.write_text(CLUSTER.replace("mbps: 80", "mbps: 0.05"))  # seconds to measure
+    up = subprocess.Popen(
+        [str(ROOT / "launch" / "testbed"), "up", str(file)],
+        env=os.environ | {"EDGEFLOW_TESTBED": BED},
+        stderr=subprocess.PIPE,
+    )
+    try:
+        deadline_s = time.monotonic() + 30
+        while len(ours()) < 4 and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+        time.sleep(0.5)
+        up.send_signal(which)
+        _, said = up.communicate(timeout=20)
+    finally:
+        up.kill()
+        up.wait()
+    assert (up.returncode, said) == (130, b"")
     assert (ours(), folder(BED).exists()) == ([], False)
 
 

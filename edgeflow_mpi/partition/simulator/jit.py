@@ -74,10 +74,15 @@ def jit(function: _Function) -> _Function:
 
 
 def is_kept(function: Callable[..., object]) -> bool:
-    """Whether an earlier process has left the compiled code of a :func:`jit` function."""
+    """Whether an earlier process has left the compiled code of a :func:`jit` function.
+
+    Of the same file, that is: numba keeps code by its path as well.
+    """
     module = function.__module__.rpartition(".")[2]
     pattern = f"{module}.{function.__name__}-*.nbi"
-    return bool(_FOLDER) and any(Path(_FOLDER).rglob(pattern))
+    stats: Any = getattr(function, "stats", None)
+    folder: str = "" if stats is None else stats.cache_path or ""
+    return bool(folder) and any(Path(folder).glob(pattern))
 
 
 def part(function: _Function) -> _Function:
