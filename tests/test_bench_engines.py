@@ -161,6 +161,7 @@ def test_a_small_bench_without_engines(tmp_path: Path) -> None:
         (["--contenders", "tvm"], "there is no contender tvm"),
         (["--repeats", "0"], "0 is not at least 1"),
         (["--out", "/proc/none"], "/proc/none"),
+        (["--notes", "none.md"], "the notes none.md cannot be read"),
     ],
 )
 def test_misuse_is_one_sentence(options: list[str], words: str) -> None:

@@ -55,6 +55,7 @@ class Bench:
     out: Path
     options: tuple[str, ...]
     again: bool
+    notes: str = ""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 continue
             models[model] = _measure(bench, model, progress)
             write(results, _ordered(models))
-            _present(bench.out, _ordered(models), progress)
+            _present(bench, _ordered(models), progress)
         if not models:
             raise InputError("there is nothing to show")
     except EdgeflowError as error:
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(done_early.code or 0)
     except KeyboardInterrupt:
         return 130
-    _present(bench.out, _ordered(models), progress)
+    _present(bench, _ordered(models), progress)
     return 0
 
 
@@ -129,7 +130,17 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=DOCS, metavar="DIR",
         help="where engines.json, engines.md and engines.png go (default: docs)",
     )  # fmt: skip
+    parser.add_argument(
+        "--notes", type=Path, metavar="FILE.md", help="what to say on the page below the ratios"
+    )
     return parser
+
+
+def _notes(path: Path | None) -> str:
+    try:
+        return "" if path is None else path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the notes {path} cannot be read: {error}") from None
 
 
 def _positive(text: str) -> int:
@@ -167,6 +178,7 @@ def _bench(options: argparse.Namespace) -> Bench:
         options.out.absolute(),
         tuple(shlex.split(options.job_options)),
         options.again,
+        _notes(options.notes),
     )
 
 
@@ -247,17 +259,17 @@ def _ordered(models: Mapping[str, Entry]) -> dict[str, Entry]:
     return {name: models[name] for name in names}
 
 
-def _present(out: Path, models: Mapping[str, Entry], progress: Progress) -> None:
+def _present(bench: Bench, models: Mapping[str, Entry], progress: Progress) -> None:
     picture = None
     if importlib.util.find_spec("matplotlib") is not None:
         from bench.engines.plot import draw
 
         picture = "engines.png"
-        draw(models, out / picture)
+        draw(models, bench.out / picture)
     else:
         progress.say("no plot: matplotlib is not installed")
-    text = page(models, picture).encode()
-    write_file(out / "engines.md", "the page", lambda file: file.write(text))
+    text = page(models, picture, bench.notes).encode()
+    write_file(bench.out / "engines.md", "the page", lambda file: file.write(text))
 
 
 if __name__ == "__main__":

@@ -36,12 +36,16 @@ they depend on every row. `bench/README.md` tells how to make this page again.
 """
 
 
-def page(models: Mapping[str, Entry], picture: str | None) -> str:
-    """The page in Markdown; ``picture`` is the name of the plot beside it."""
+def page(models: Mapping[str, Entry], picture: str | None, notes: str = "") -> str:
+    """The page in Markdown; ``picture`` is the name of the plot beside it, ``notes`` what a person
+    says of it, below the ratios.
+    """
     lines = ["# Beside the inference engines of one machine", "", _INTRODUCTION]
     if picture is not None:
         lines += [f"![Latency beside the best engine, model by model]({picture})", ""]
     lines += ["## Ratios", "", *_ratios(models), ""]
+    if notes:
+        lines += [notes.strip(), ""]
     for cores, words in ((1, "one core"), (2, "two cores")):
         lines += [f"## Median latency in milliseconds, {words}", "", *_medians(models, cores), ""]
     lines += ["## Spread", "", *_spread(models), ""]
