@@ -5,4 +5,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 "$root/launch/setup.sh"
+# The job's time begins here: this process, which becomes its launcher, is older.
+read -r EDGEFLOW_BEGAN_S _ </proc/uptime 2>/dev/null || EDGEFLOW_BEGAN_S=
+export EDGEFLOW_BEGAN_S
 exec "$root/launch/local" 4 --model torchvision:resnet50 --verify --warmup 2 --repeat 10 "$@"

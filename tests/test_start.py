@@ -58,3 +58,10 @@ def test_the_launcher_is_older_than_its_processes(
     start = find_start(tmp_path)
     ticks_s = 100 / os.sysconf("SC_CLK_TCK")
     assert start.process_s - start.command_s == pytest.approx(ticks_s, abs=0.05)
+    # A script that did something else before it became the launcher says when the job began.
+    monkeypatch.setenv("EDGEFLOW_BEGAN_S", str(250 / os.sysconf("SC_CLK_TCK")))
+    start = find_start(tmp_path)
+    assert start.process_s - start.command_s == pytest.approx(ticks_s / 2, abs=0.05)
+    monkeypatch.setenv("EDGEFLOW_BEGAN_S", "soon")
+    start = find_start(tmp_path)
+    assert start.process_s - start.command_s == pytest.approx(ticks_s, abs=0.05)

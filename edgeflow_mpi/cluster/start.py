@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgeflow_mpi.cluster.cpus import find_launcher
+
+BEGAN_VARIABLE = "EDGEFLOW_BEGAN_S"
+"""Seconds from the machine's start to the command's, where the launcher's process is older."""
 
 _PROC = Path("/proc")
 _START_TIME = 19  # among the fields of /proc/PID/stat behind the program's name
@@ -31,6 +35,10 @@ def find_start(proc: Path = _PROC) -> Start:
     process_s = now_s - (process_age_s(os.getpid(), proc) or 0.0)
     launcher = find_launcher(os.getppid(), proc)
     age_s = None if launcher is None else process_age_s(launcher, proc)
+    if age_s is not None:
+        with contextlib.suppress(ValueError, AttributeError):  # not told, or no such clock
+            began_s = float(os.environ.get(BEGAN_VARIABLE, ""))
+            age_s = min(age_s, max(time.clock_gettime(time.CLOCK_BOOTTIME) - began_s, 0.0))
     return Start(process_s if age_s is None else min(now_s - age_s, process_s), process_s)
 
 
