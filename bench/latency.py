@@ -25,10 +25,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
+from edgeflow_mpi.ending import end_as_on_interrupt
 from edgeflow_mpi.errors import ClusterError, EdgeflowError, InputError
 from edgeflow_mpi.progress import ConsoleProgress, Progress
 from edgeflow_mpi.report.files import require_writable, write_file
-from edgeflow_mpi.testbed.ending import end_as_on_interrupt
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("resnet18", "resnet34", "resnet50", "resnet101", "googlenet", "inception_v3")

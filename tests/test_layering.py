@@ -18,7 +18,7 @@ PACKAGE = "edgeflow_mpi"
 
 # From the bottom up; names in one tuple share a layer and may import one another.
 LAYERS = (
-    ("errors",),
+    ("errors", "ending"),
     ("progress",),
     ("cache",),
     ("spans",),
@@ -30,7 +30,6 @@ LAYERS = (
     ("units",),
     ("runtime",),
     ("report",),
-    ("job",),
     ("job",),
     ("run", "planner_cli", "__main__", "examples", "testbed"),
 )

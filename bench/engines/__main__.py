@@ -31,10 +31,11 @@ from bench.engines.results import Entry, entry, read, write
 from bench.engines.rounds import Effort, measure
 from bench.latency import machine
 from bench.mpirun import ROOT
+from bench.notes import read_notes
+from edgeflow_mpi.ending import end_as_on_interrupt
 from edgeflow_mpi.errors import EdgeflowError, InputError
 from edgeflow_mpi.progress import ConsoleProgress, Progress
 from edgeflow_mpi.report.files import require_writable, write_file
-from edgeflow_mpi.testbed.ending import end_as_on_interrupt
 
 MODELS = ("resnet50", "inception_v3", "vgg16", "mobilenet_v2", "googlenet")
 DEFAULT = tuple(system for system in SYSTEMS if system != "torch-compile")
@@ -136,13 +137,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _notes(path: Path | None) -> str:
-    try:
-        return "" if path is None else path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the notes {path} cannot be read: {error}") from None
-
-
 def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -178,7 +172,7 @@ def _bench(options: argparse.Namespace) -> Bench:
         options.out.absolute(),
         tuple(shlex.split(options.job_options)),
         options.again,
-        _notes(options.notes),
+        read_notes(options.notes),
     )
 
 

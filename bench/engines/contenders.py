@@ -80,12 +80,11 @@ def parse_contender(text: str) -> list[Contender]:
     ValueError
         For anything else.
     """
-    system, dash, cores = text.rpartition("-")
-    if text in SYSTEMS:
-        return [Contender(text, cores) for cores in (1, 2) if (text, cores) != (APART, 1)]
-    if dash and system in SYSTEMS and cores in ("1", "2") and (system, cores) != (APART, "1"):
-        return [Contender(system, int(cores))]
-    raise ValueError(text)
+    known = [Contender(s, cores) for s in SYSTEMS for cores in ((2,) if s == APART else (1, 2))]
+    found = [each for each in known if text in (each.system, each.name)]
+    if not found:
+        raise ValueError(text)
+    return found
 
 
 @dataclass(frozen=True)
@@ -127,11 +126,7 @@ class Running:
     hello : what its processes told when they were ready, rank 0 of every part first.
     """
 
-    def __init__(
-        self,
-        contender: Contender,
-        parts: Sequence[_Part],
-    ) -> None:
+    def __init__(self, contender: Contender, parts: Sequence[_Part]) -> None:
         self.contender = contender
         self.hello = tuple(hello for part in parts for hello in part.hello)
         self._parts = parts

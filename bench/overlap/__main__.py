@@ -20,10 +20,10 @@ from bench.mpirun import ROOT, mpirun
 from bench.overlap.page import line_of, page
 from bench.overlap.results import Case, load_results, plan_from
 from bench.policies.grid import Cluster
+from edgeflow_mpi.ending import end_as_on_interrupt
 from edgeflow_mpi.errors import ClusterError, EdgeflowError, InputError
 from edgeflow_mpi.progress import ConsoleProgress, Progress
 from edgeflow_mpi.report.files import require_writable, write_file
-from edgeflow_mpi.testbed.ending import end_as_on_interrupt
 from edgeflow_mpi.testbed.state import NAME_VARIABLE
 
 MODELS = ("mobilenet_v2", "resnet18", "resnet50")

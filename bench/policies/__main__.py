@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+from bench.notes import read_notes
 from bench.policies.claims import claims
 from bench.policies.grid import (
     KINDS,
@@ -31,11 +32,11 @@ from bench.policies.grid import (
 from bench.policies.measuring import Effort, Running, measure_place, take_down
 from bench.policies.page import page
 from bench.policies.results import OURS, SINGLE, Cell, Results, load_results
+from edgeflow_mpi.ending import end_as_on_interrupt
 from edgeflow_mpi.errors import ClusterError, EdgeflowError, InputError
 from edgeflow_mpi.progress import ConsoleProgress, Progress
 from edgeflow_mpi.report.files import require_writable, write_file
 from edgeflow_mpi.report.plots import require_matplotlib
-from edgeflow_mpi.testbed.ending import end_as_on_interrupt
 from edgeflow_mpi.testbed.state import NAME_VARIABLE
 
 _SMALL = Cluster("small-2", (0.5, 0.5))
@@ -113,14 +114,7 @@ def _checked(options: argparse.Namespace) -> str:
     if options.plots is not None:
         require_matplotlib(Path("policies.png"))
         require_writable(options.plots / "policies-speedup.png", "the plots")
-    return "" if options.notes is None else _read(options.notes)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the notes {path} cannot be read: {error}") from None
+    return read_notes(options.notes)
 
 
 def _places(options: argparse.Namespace) -> tuple[Place, ...]:

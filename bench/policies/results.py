@@ -89,7 +89,13 @@ class Outcome:
         return self.error <= self.allowed
 
     def check(self) -> None:
-        """Raise whatever its figures bring about where they are none."""
+        """Whether latencies and errors are figures that can be shown.
+
+        Raises
+        ------
+        ArithmeticError, TypeError, ValueError
+            Where they are not, as in a damaged file.
+        """
         if not all(map(math.isfinite, (self.excess, self.spread, self.error, self.allowed))):
             raise ValueError("a figure is not finite")
 

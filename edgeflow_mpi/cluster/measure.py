@@ -4,9 +4,8 @@ All ranks measure the same layer with the same rows at the same time, because ra
 share a host will compete for its cores and its memory in the job as well. Between two calls
 some memory is read (:mod:`edgeflow_mpi.cluster.cooling`), because in the job a layer never runs
 twice in a row: with its weights and code still in the caches the layers of a small network look
-up to twice as fast as they are in their turn. Then the inputs are read, which the layer before has
-just made in the job. Weights and inputs are random; one layer's weights
-exist at a time.
+up to twice as fast as they are in their turn. Then the inputs are read, which the layer before
+has just made in the job. Weights and inputs are random; one layer's weights exist at a time.
 
 Of the layers that few rows are left of, but many weights, some output channels are measured as
 well: such layers may be divided so (:mod:`edgeflow_mpi.graph.division`), and what is only derived

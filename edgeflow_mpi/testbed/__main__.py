@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from edgeflow_mpi.ending import end_as_on_interrupt
 from edgeflow_mpi.errors import EdgeflowError, InputError
 from edgeflow_mpi.testbed import bed
-from edgeflow_mpi.testbed.ending import end_as_on_interrupt
 from edgeflow_mpi.testbed.state import State, bed_name, load_state
 
 PROG = "launch/testbed"

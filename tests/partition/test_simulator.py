@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from partition_cases import random_graph, random_profile
@@ -15,13 +16,16 @@ from partition_cases import random_graph, random_profile
 from edgeflow_mpi.cluster.profile import LayerCost, Profile
 from edgeflow_mpi.graph.division import divided
 from edgeflow_mpi.graph.needs import Needs
-from edgeflow_mpi.graph.types import Graph
+from edgeflow_mpi.graph.types import Graph, Layer, TensorSpec
 from edgeflow_mpi.partition.baselines import equal, single
 from edgeflow_mpi.partition.cost import Prediction, predict
+from edgeflow_mpi.partition.flow import Flow
 from edgeflow_mpi.partition.joint.planner import joint
 from edgeflow_mpi.partition.joint.search import Budget
-from edgeflow_mpi.partition.plan import check_plan
+from edgeflow_mpi.partition.pieces import pieces_of
+from edgeflow_mpi.partition.plan import LayerPlan, Plan, check_plan
 from edgeflow_mpi.partition.random import random_plan
+from edgeflow_mpi.partition.simulator.jit import is_kept
 from edgeflow_mpi.partition.simulator.simulator import Simulator
 from edgeflow_mpi.progress import NoProgress
 from edgeflow_mpi.spans import Span
@@ -184,3 +188,35 @@ def test_the_same_to_the_last_bit_without_compiling() -> None:
         assert last == f"compiled {plainly == '0'}"
     assert printed["0"] == printed["1"]
     assert len(printed["0"]) == 4 * 22
+
+
+def test_what_another_installation_has_compiled_is_not_ours(tmp_path: Path) -> None:
+    def kernel() -> None:
+        """Stands for a function that numba has marked."""
+
+    name = f"{__name__.rpartition('.')[2]}.kernel-7.py311.nbi"
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    for folder in (ours, theirs):
+        folder.mkdir()
+    assert not is_kept(kernel), "it is not compiled at all"
+    kernel.stats = SimpleNamespace(cache_path=str(ours))  # type: ignore[attr-defined]
+    (theirs / name).touch()
+    assert not is_kept(kernel)
+    (ours / name).touch()
+    assert is_kept(kernel)
+    kernel.stats = SimpleNamespace(cache_path=None)  # type: ignore[attr-defined]
+    assert not is_kept(kernel), "nothing can be kept"
+
+
+def test_channels_and_summands_are_not_computed_in_pieces() -> None:
+    rows = Layer(
+        "map", "compute", (), (), TensorSpec((1, 8, 6, 6), "float32", axis=2), 6, divisible=True
+    )
+    plan = Plan(
+        "any", 2, {"map": LayerPlan.split((Span(0, 3), Span(3, 6)))}, ("map",),
+        boundary_first=frozenset({("map", 0)}),
+    )  # fmt: skip
+    flows = [Flow("map", "next", 0, 1, Span(2, 3))]
+    assert pieces_of(plan, rows, 0, flows) == (Span(2, 3), Span(0, 2))
+    for whole in (replace(rows, divided="outputs"), replace(rows, combine="sum")):
+        assert pieces_of(plan, whole, 0, flows) == (Span(0, 3),)
